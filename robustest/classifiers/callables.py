@@ -1,0 +1,57 @@
+"""Any callable on arrays as a classifier: NHWC float32 in [0, 1] in, scores (N, K) or labels (N,) out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from robustest.classifiers.canvas import HostCanvas
+from robustest.classifiers.classifier import Canvas, ClassifierInfo, Images, check_scores
+from robustest.classifiers.spec import InputSpec
+from robustest.errors import ModelError, RobustestError
+from robustest.results import Scores
+
+
+class CallableClassifier:
+    """Wraps a function; its exceptions become a `ModelError` that names it.
+
+    Args:
+        function: takes (N, H, W, C) float32 in [0, 1].
+        spec: only `output` is read; None means logits.
+        source: what to call it in reports; its own name if None.
+    """
+
+    def __init__(self, function: Callable[..., Any], spec: InputSpec | None = None, *, source: str | None = None) -> None:
+        name = source or getattr(function, "__name__", type(function).__name__)
+        self._function = function
+        self._info = ClassifierInfo(source=name, spec=spec or InputSpec())
+
+    @property
+    def info(self) -> ClassifierInfo:
+        """What is known without asking."""
+        return self._info
+
+    def __call__(self, images: Images, /) -> Scores:
+        """Score images (N, H, W, C) in [0, 1]."""
+        try:
+            answer = self._function(np.ascontiguousarray(images, dtype=np.float32))
+        except RobustestError:
+            raise
+        except Exception as error:  # whatever the user's own code raises is reported as the model's failure
+            raise ModelError(
+                f"{self._info.source} failed on a batch of shape {images.shape}: {type(error).__name__}: {error}"
+            ) from error
+        if hasattr(answer, "detach"):
+            answer = answer.detach().cpu().numpy()
+        return check_scores(answer, len(images), self._info.output, source=self._info.source)
+
+    def canvas(self, shape: tuple[int, int, int], *, slots: int, rows: int) -> Canvas:
+        """A canvas in main memory; the function gets a copy that it may keep or change."""
+
+        def run(batch: NDArray[np.float32]) -> Scores:
+            return self(batch.copy())
+
+        return HostCanvas(run, None, shape, slots=slots, rows=rows)

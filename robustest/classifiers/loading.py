@@ -1,0 +1,175 @@
+"""From what a user names to a classifier: an ONNX file, `module:callable`, a served model, a module, a function."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import inspect
+import os
+import sys
+from pathlib import Path
+from typing import Any, cast
+
+from robustest.classifiers.classifier import Classifier
+from robustest.classifiers.spec import InputSpec, read_spec, spec_beside
+from robustest.errors import InvalidSetting, MissingExtra, ModelError, UntrustedModel
+
+_SERVED = ("v2+http://", "v2+https://", "v2+grpc://", "v2+grpcs://", "http+json://", "https+json://")
+_CODE = {
+    ".pt": "a pickled torch module runs code when loaded",
+    ".pth": "a pickled torch module runs code when loaded",
+    ".pkl": "a pickle runs code when loaded",
+    ".pickle": "a pickle runs code when loaded",
+    ".joblib": "a pickle runs code when loaded",
+    ".pt2": "torch.export.load falls back to unpickling, which runs code",
+    ".ts": "TorchScript is code",
+    ".torchscript": "TorchScript is code",
+    ".keras": "Keras files can hold code",
+    ".h5": "Keras files can hold code",
+}
+
+
+def load_classifier(
+    path_or_callable: Any,
+    spec: InputSpec | str | Path | None = None,
+    *,
+    device: str | None = None,
+    threads: int | None = None,
+    trust_model: str | None = None,
+) -> Classifier:
+    """Make a classifier of what the user has.
+
+    Args:
+        path_or_callable: path of an ONNX file; `module:callable` (a torch module, a function on NHWC arrays in [0, 1],
+            or a function without arguments that returns either); `v2+http://host:port/model` and the like; a torch
+            module; any callable on arrays; or a classifier, which is returned as it is.
+        spec: input spec, or the path of a TOML file with one; None to look beside the model or to guess.
+        device: for torch modules, such as `cuda:0`.
+        threads: for ONNX files, of the model's own arithmetic.
+        trust_model: `sha256:<digest>` of a file that may run code when loaded.
+
+    Raises:
+        ModelError, InvalidSpec, UntrustedModel, InvalidSetting, MissingExtra: each says what to do.
+    """
+    chosen = read_spec(spec) if isinstance(spec, (str, Path)) else spec
+    if isinstance(path_or_callable, (str, os.PathLike)):
+        return _named(str(path_or_callable), chosen, device=device, threads=threads, trust_model=trust_model)
+    return _wrapped(path_or_callable, chosen, device=device, source=None)
+
+
+def _named(
+    name: str, spec: InputSpec | None, *, device: str | None, threads: int | None, trust_model: str | None
+) -> Classifier:
+    if name.startswith(_SERVED):
+        from robustest.classifiers.served import open_served
+
+        return open_served(name, spec)
+    path = Path(name)
+    suffix = path.suffix.lower()
+    if suffix == ".onnx":
+        from robustest.classifiers.onnx_file import OnnxClassifier
+
+        return OnnxClassifier(path, spec, threads=threads)
+    if suffix in _CODE:
+        return _wrapped(
+            _load_trusted(path, trust_model), spec or _beside(path), device=device, source=path.name
+        )
+    if ":" in name and not path.exists():
+        return _wrapped(_imported(name), spec, device=device, source=name)
+    if path.exists():
+        raise InvalidSetting(
+            f"MODEL {name!r} must be an .onnx file, module:callable, or a served model's URL; {suffix or 'this'} is not known. "
+            "Export the model to ONNX, or write a function that scores images and name it as module:callable."
+        )
+    raise ModelError(f"MODEL {name!r} does not exist. Give the path of an .onnx file, module:callable, or v2+http://host:port/model.")
+
+
+def _beside(path: Path) -> InputSpec | None:
+    found = spec_beside(path)
+    return found[0] if found else None
+
+
+def _imported(name: str) -> Any:
+    module_name, _, attribute = name.partition(":")
+    if "" not in sys.path:
+        sys.path.insert(0, "")  # as `python -m` does: the user's module lies where the command runs
+    try:
+        value: Any = importlib.import_module(module_name)
+    except ImportError as error:
+        raise ModelError(f"MODEL {name!r}: module {module_name!r} cannot be imported: {error}.") from error
+    except Exception as error:  # whatever the user's module raises while it is imported
+        raise ModelError(f"MODEL {name!r}: importing {module_name!r} failed: {type(error).__name__}: {error}") from error
+    for part in attribute.split("."):
+        if not hasattr(value, part):
+            raise ModelError(f"MODEL {name!r}: {module_name!r} has no attribute {attribute!r}.")
+        value = getattr(value, part)
+    return _made(value, name)
+
+
+def _made(value: Any, name: str) -> Any:
+    """The value itself, or what it returns if it is a factory: a function that needs no argument."""
+    if _is_module(value) or not callable(value):
+        return value
+    try:
+        parameters = inspect.signature(value).parameters.values()
+    except (TypeError, ValueError):
+        return value
+    needed = [p for p in parameters if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    variadic = any(p.kind is p.VAR_POSITIONAL for p in parameters)
+    if needed or variadic:
+        return value
+    try:
+        return value()
+    except Exception as error:  # whatever the user's factory raises
+        raise ModelError(f"MODEL {name!r}: the factory failed: {type(error).__name__}: {error}") from error
+
+
+def _is_module(value: Any) -> bool:
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(value, torch.nn.Module)
+
+
+def _wrapped(value: Any, spec: InputSpec | None, *, device: str | None, source: str | None) -> Classifier:
+    if hasattr(value, "info") and hasattr(value, "canvas"):
+        return cast("Classifier", value)
+    if _is_module(value):
+        from robustest.classifiers.torch_module import TorchClassifier
+
+        return TorchClassifier(value, spec, device=device, source=source)
+    if not callable(value):
+        raise InvalidSetting(f"a classifier must be a path or callable; got {type(value).__name__}.")
+    from robustest.classifiers.callables import CallableClassifier
+
+    return CallableClassifier(value, spec, source=source)
+
+
+def _load_trusted(path: Path, trust_model: str | None) -> Any:
+    if not path.is_file():
+        raise ModelError(f"MODEL {str(path)!r} does not exist.")
+    with path.open("rb") as handle:
+        digest = hashlib.file_digest(handle, "sha256").hexdigest()
+    if trust_model != f"sha256:{digest}":
+        raise UntrustedModel(
+            f"MODEL {path.name!r} is refused: {_CODE[path.suffix.lower()]}. Export it to ONNX, or use module:callable with "
+            f"safetensors. If you trust this very file, give --trust-model sha256:{digest}"
+        )
+    try:
+        import torch
+    except ImportError as error:
+        raise MissingExtra("torch", "torch", f"loading {path.name}") from error
+    suffix = path.suffix.lower()
+    try:
+        if suffix == ".pt2":
+            return torch.export.load(path).module()
+        if suffix in (".ts", ".torchscript"):
+            return torch.jit.load(str(path)).eval()  # type: ignore[no-untyped-call]
+        loaded = torch.load(path, map_location="cpu", weights_only=False)
+    except Exception as error:  # unpickling can raise anything
+        raise ModelError(f"MODEL {path.name!r} cannot be loaded: {type(error).__name__}: {error}") from error
+    if not callable(loaded):
+        raise ModelError(
+            f"MODEL {path.name!r} holds a {type(loaded).__name__}, not a module. A state dict needs its network: write "
+            "module:callable that builds it and loads these weights."
+        )
+    return loaded.eval() if isinstance(loaded, torch.nn.Module) else loaded
+

@@ -1,0 +1,187 @@
+"""ONNX files through onnxruntime, on the CPU. No custom operators are registered, so no code runs from the file."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from robustest.classifiers.canvas import HostCanvas
+from robustest.classifiers.classifier import Canvas, ClassifierInfo, Images, check_scores
+from robustest.classifiers.spec import InputSpec, Output, spec_beside
+from robustest.errors import InvalidSpec, ModelError
+from robustest.results import Scores
+
+MAX_MODEL_BYTES = 2 << 30  # protobuf's own limit
+
+
+class OnnxClassifier:
+    """One session of onnxruntime.
+
+    Args:
+        path: the file.
+        spec: input spec; None to look beside the file, or else to guess from its shapes.
+        threads: of the model's own arithmetic; None for all cores.
+
+    Raises:
+        ModelError: the file cannot be loaded, or is no image classifier. InvalidSpec: the spec does not fit its shapes.
+    """
+
+    def __init__(self, path: str | Path, spec: InputSpec | None = None, *, threads: int | None = None) -> None:
+        self._path, self._threads = Path(path), threads
+        if not self._path.is_file():
+            raise ModelError(f"model {str(path)!r} does not exist. Give the path of an .onnx file.")
+        if self._path.stat().st_size > MAX_MODEL_BYTES:
+            raise ModelError(f"model {str(path)!r} is above {MAX_MODEL_BYTES} bytes, the limit of the format.")
+        content = self._path.read_bytes()
+        self._session = _session(content, self._path, threads)
+        self._input = self._session.get_inputs()[0]
+        outputs = self._session.get_outputs()
+        if len(self._session.get_inputs()) != 1 or self._input.type not in ("tensor(float)", "tensor(double)", "tensor(uint8)"):
+            raise ModelError(
+                f"{self._path.name} must have one input of float or uint8 numbers; it has "
+                f"{', '.join(f'{i.name}: {i.type}' for i in self._session.get_inputs())}."
+            )
+        self._output = outputs[0].name
+        self._dtype = {"tensor(float)": np.float32, "tensor(double)": np.float64, "tensor(uint8)": np.uint8}[self._input.type]
+        shape = self._input.shape
+        if len(shape) != 4:
+            raise ModelError(
+                f"{self._path.name} takes an input of {len(shape)} axes, {shape}; an image classifier takes 4 (N, H, W, C or N, C, H, W)."
+            )
+        found = spec_beside(self._path) if spec is None else None
+        guessed: tuple[str, ...] = ()
+        if spec is None and found is not None:
+            spec = found[0]
+        elif spec is None:
+            spec, guessed = _guess(shape)
+        self._spec = spec
+        self._info = ClassifierInfo(
+            source=self._path.name,
+            spec=spec,
+            digest=hashlib.sha256(content).hexdigest(),
+            image_shape=_image_shape(shape, spec, self._path.name),
+            classes=_whole(outputs[0].shape[-1]) if len(outputs[0].shape) == 2 else None,
+            guessed=guessed,
+            fixed_batch=_whole(shape[0]),
+        )
+        if guessed:
+            self._info = self._with_guessed_output()
+            self._spec = self._info.spec
+
+    @property
+    def info(self) -> ClassifierInfo:
+        """What is known without asking."""
+        return self._info
+
+    @property
+    def path(self) -> Path:
+        """The model file."""
+        return self._path
+
+    def __call__(self, images: Images, /) -> Scores:
+        """Score images (N, H, W, C) in [0, 1]."""
+        return self._run(self._spec.prepare(images))
+
+    def canvas(self, shape: tuple[int, int, int], *, slots: int, rows: int) -> Canvas:
+        """A canvas whose buffer has the model's layout and values."""
+        return HostCanvas(self._run, self._spec, shape, slots=slots, rows=rows)
+
+    def _with_guessed_output(self) -> ClassifierInfo:
+        """Logits or probabilities, by scoring four images of noise."""
+        height, width, channels = (side or 32 for side in self._info.image_shape)
+        noise = np.random.default_rng(0).random((4, height, width, channels), dtype=np.float32)
+        scores = self(noise)
+        sums_to_one = bool((scores >= 0).all() and (np.abs(scores.sum(axis=1) - 1) < 1e-3).all())
+        output: Output = "probabilities" if sums_to_one else "logits"
+        how = f"output {output}, because scores of noise {'sum' if sums_to_one else 'do not sum'} to 1"
+        return replace(
+            self._info, spec=replace(self._spec, output=output), guessed=(*self._info.guessed, how)
+        )
+
+    def _run(self, batch: NDArray[np.float32]) -> Scores:
+        if self._dtype == np.uint8:
+            batch = np.rint(batch).astype(np.uint8)  # type: ignore[assignment]
+        elif self._dtype == np.float64:
+            batch = batch.astype(np.float64)  # type: ignore[assignment]
+        fixed = self._info.fixed_batch
+        if fixed is not None and len(batch) != fixed:
+            return np.concatenate([self._run(part) for part in _padded(batch, fixed)])[: len(batch)]
+        try:
+            scores = self._session.run([self._output], {self._input.name: batch})[0]
+        except Exception as error:  # onnxruntime raises classes of its own that share no base
+            raise ModelError(f"{self._path.name} failed on an input of shape {batch.shape}: {_short(error)}") from error
+        return check_scores(scores, len(batch), self._info.output, source=self._path.name)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (_reopen, (str(self._path), self._spec, self._threads))
+
+
+def _reopen(path: str, spec: InputSpec, threads: int | None) -> OnnxClassifier:
+    return OnnxClassifier(path, spec, threads=threads)
+
+
+def _padded(batch: NDArray[np.float32], fixed: int) -> list[NDArray[np.float32]]:
+    missing = -len(batch) % fixed
+    full = np.concatenate([batch, np.repeat(batch[-1:], missing, axis=0)])
+    return np.split(full, len(full) // fixed)
+
+
+def _session(content: bytes, path: Path, threads: int | None) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = threads or len(os.sched_getaffinity(0))
+    options.inter_op_num_threads = 1
+    try:
+        # From the path, so that external data beside the file is found; onnxruntime refuses data outside the folder.
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime raises classes of its own that share no base
+        what = "is empty" if not content else "cannot be loaded as ONNX; it may be cut short, or not an ONNX file"
+        raise ModelError(f"model {path.name} {what}: {_short(error)}") from error
+
+
+def _short(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return text if len(text) <= 300 else text[:297] + "..."
+
+
+def _whole(axis: Any) -> int | None:
+    return axis if isinstance(axis, int) and axis > 0 else None
+
+
+def _image_shape(shape: list[Any], spec: InputSpec, name: str) -> tuple[int | None, int | None, int | None]:
+    axes = shape[1:] if spec.layout == "NHWC" else [shape[2], shape[3], shape[1]]
+    height, width, channels = (_whole(axis) for axis in axes)
+    if channels is not None and channels != spec.channel_count:
+        raise InvalidSpec(
+            f"{name} takes input {shape}, which has {channels} channels as {spec.layout}; the input spec says {spec.channels} "
+            f"({spec.channel_count}). Correct 'layout' or 'channels'."
+        )
+    return height, width, spec.channel_count
+
+
+def _guess(shape: list[Any]) -> tuple[InputSpec, tuple[str, ...]]:
+    """A spec from the input's shape, with what was guessed."""
+    if shape[1] in (1, 3) and shape[3] not in (1, 3):
+        layout, count = "NCHW", shape[1]
+    elif shape[3] in (1, 3):
+        layout, count = "NHWC", shape[3]
+    else:
+        raise InvalidSpec(
+            f"the model's input {shape} does not show where its channels are. Write a model.toml beside it, for example: "
+            'layout = "NCHW", channels = "RGB", scale = "1/255", output = "logits".'
+        )
+    channels = "gray" if count == 1 else "RGB"
+    spec = InputSpec(layout=layout, channels=channels)  # type: ignore[arg-type]
+    return spec, (
+        f"layout {layout} and channels {channels}, from the input's shape {shape}",
+        "values in [0, 1] (scale 1/255, mean 0, std 1)",
+    )
+

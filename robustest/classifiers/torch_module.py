@@ -1,0 +1,152 @@
+"""A torch module as a classifier, on the CPU or a CUDA device; bases stay on the device and only edits travel.
+
+Scores are float32 with TF32 off, whatever the process's own settings are: every claimed image must hold at that precision.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from robustest.classifiers.classifier import Canvas, ClassifierInfo, Images, check_scores
+from robustest.classifiers.spec import InputSpec
+from robustest.errors import InvalidSetting, ModelError
+from robustest.results import Edits, Scores
+
+
+class TorchClassifier:
+    """Wraps a module in eval mode.
+
+    Args:
+        module: takes (N, C, H, W) or (N, H, W, C) float32 as `spec` says, returns (N, K) scores.
+        spec: input spec; None means NCHW RGB in [0, 1] and logits.
+        device: where to run; None for where the module's parameters are.
+
+    Raises:
+        InvalidSetting: the module is in training mode, or the device is not there.
+    """
+
+    def __init__(
+        self,
+        module: torch.nn.Module,
+        spec: InputSpec | None = None,
+        *,
+        device: str | None = None,
+        source: str | None = None,
+    ) -> None:
+        if module.training:
+            raise InvalidSetting(
+                f"module {type(module).__name__} is in training mode, where dropout and batch norm make scores random; call .eval() first."
+            )
+        parameter = next(module.parameters(), None)
+        self._device = torch.device(device) if device else parameter.device if parameter is not None else torch.device("cpu")
+        if self._device.type == "cuda" and not torch.cuda.is_available():
+            raise InvalidSetting(f"device {device!r} was asked for, but torch sees no CUDA device. Use 'cpu'.")
+        self.module = module.to(self._device)
+        self._spec = spec or InputSpec(layout="NCHW")
+        self._info = ClassifierInfo(
+            source=source or type(module).__name__,
+            spec=self._spec,
+            image_shape=(None, None, self._spec.channel_count),
+        )
+
+    @property
+    def info(self) -> ClassifierInfo:
+        """What is known without asking."""
+        return self._info
+
+    @property
+    def device(self) -> torch.device:
+        """Where the module runs."""
+        return self._device
+
+    def __call__(self, images: Images, /) -> Scores:
+        """Score images (N, H, W, C) in [0, 1]."""
+        return self._run(torch.from_numpy(self._spec.prepare(images)).to(self._device))
+
+    def canvas(self, shape: tuple[int, int, int], *, slots: int, rows: int) -> Canvas:
+        """A canvas on the module's device."""
+        return _TorchCanvas(self, shape, slots=slots, rows=rows)
+
+    def _run(self, batch: torch.Tensor) -> Scores:
+        try:
+            with torch.inference_mode(), full_precision(self._device):
+                scores = self.module(batch)
+        except torch.cuda.OutOfMemoryError:
+            raise
+        except (RuntimeError, ValueError, TypeError, IndexError) as error:
+            raise ModelError(
+                f"{self._info.source} failed on an input of shape {tuple(batch.shape)}: {' '.join(str(error).split())[:300]}"
+            ) from error
+        if not isinstance(scores, torch.Tensor):
+            raise ModelError(f"{self._info.source} must return a tensor of scores; got {type(scores).__name__}.")
+        return check_scores(scores.float().cpu().numpy(), len(batch), self._info.output, source=self._info.source)
+
+
+@contextmanager
+def full_precision(device: torch.device) -> Iterator[None]:
+    """No TF32 and no autocast inside; the process's settings are put back."""
+    if device.type != "cuda":
+        yield
+        return
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    try:
+        with torch.autocast("cuda", enabled=False):
+            yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+
+
+class _TorchCanvas:
+    """Bases (slots, ...) in the model's layout on its device; batches are padded to `rows` there, so that the kernels
+    chosen, and with them the last bits of a score, do not depend on how many images are asked together."""
+
+    def __init__(self, owner: TorchClassifier, shape: tuple[int, int, int], *, slots: int, rows: int) -> None:
+        height, width, channels = shape
+        self._owner, self._shape, self._rows = owner, shape, rows
+        self._spec = owner.info.spec
+        self._device = owner.device
+        self._cuda = self._device.type == "cuda"
+        self._first = self._spec.layout == "NCHW"
+        inner = (channels, height * width) if self._first else (height * width, channels)
+        self._bases = torch.zeros((slots, *inner), device=self._device)
+
+    def place(self, slot: int, image: NDArray[np.float32]) -> None:
+        prepared = self._spec.prepare(image[None])
+        self._bases[slot] = torch.from_numpy(prepared.reshape(self._bases.shape[1:])).to(self._device)
+
+    def score(self, slots: NDArray[np.int64], edits: Edits) -> Scores:
+        if len(edits) <= self._rows:
+            return self._score_part(slots, edits)
+        starts = range(0, len(edits), self._rows)
+        parts = [np.arange(start, min(start + self._rows, len(edits))) for start in starts]
+        return np.concatenate([self._score_part(slots[part], edits.take(part)) for part in parts])
+
+    def _score_part(self, slots: NDArray[np.int64], edits: Edits) -> Scores:
+        height, width, channels = self._shape
+        count = len(edits)
+        if self._cuda and count < self._rows:
+            slots = np.concatenate([slots, np.repeat(slots[-1:], self._rows - count)])
+        colours = self._spec.values(edits.values)
+        if self._spec.channels == "BGR":
+            colours = np.ascontiguousarray(colours[:, ::-1])
+        images = self._bases.index_select(0, self._to_device(slots))
+        rows, pixels, values = self._to_device(edits.rows), self._to_device(edits.pixels), self._to_device(colours)
+        if self._first:
+            images[rows, :, pixels] = values
+            batch = images.view(len(slots), channels, height, width)
+        else:
+            images[rows, pixels] = values
+            batch = images.view(len(slots), height, width, channels)
+        return self._owner._run(batch)[:count]
+
+    def _to_device(self, array: NDArray[np.generic]) -> torch.Tensor:
+        tensor = torch.from_numpy(np.ascontiguousarray(array))
+        if self._cuda:
+            return tensor.pin_memory().to(self._device, non_blocking=True)
+        return tensor
