@@ -1,0 +1,52 @@
+"""Settings as values: one dataclass is the flags, the TOML table, the ini keys and the keyword arguments."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from robustest.errors import InvalidSetting
+
+Norm = Literal["l0", "l0_dims", "l1", "l2", "linf"]
+Values = Literal["corners", "free", "tau"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttackSettings:
+    """How one image is attacked.
+
+    queries: images the classifier may score for each image tested, the clean one included, >= 1.
+    seed: of every random stream, >= 0; the same seed gives the same result.
+    attack: name of the search, `game` or one of the baselines.
+    norm: distance that is made small: l0 (pixels), l0_dims (channels of pixels), l1, l2, linf.
+    values: colours a pixel may take: `corners` of the colour cube, `free` (any 8-bit colour), or `tau` steps.
+    tau: step of the grid in (0, 1], where values is `tau`; 1 moves to a bound.
+    guide: what guides the search: `sift` features, a `grid` of regions, or `uniform`.
+    target: class to be reached, or None for any other than the label.
+    """
+
+    queries: int = 1000
+    seed: int = 0
+    attack: str = "game"
+    norm: Norm = "l0"
+    values: Values = "corners"
+    tau: float = 1.0
+    guide: Literal["sift", "grid", "uniform"] = "sift"
+    target: int | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.queries, int) or self.queries < 1:
+            raise InvalidSetting(f"queries must be a whole number >= 1; got {self.queries!r}. Try 1000.")
+        if not isinstance(self.seed, int) or self.seed < 0:
+            raise InvalidSetting(f"seed must be a whole number >= 0; got {self.seed!r}.")
+        if not 0 < self.tau <= 1:
+            raise InvalidSetting(f"tau must be in (0, 1]; got {self.tau!r}.")
+        if self.target is not None and self.target < 0:
+            raise InvalidSetting(f"target must be a class number >= 0; got {self.target!r}.")
+        for name, value, allowed in (
+            ("norm", self.norm, ("l0", "l0_dims", "l1", "l2", "linf")),
+            ("values", self.values, ("corners", "free", "tau")),
+            ("guide", self.guide, ("sift", "grid", "uniform")),
+        ):
+            if value not in allowed:
+                raise InvalidSetting(f"{name} must be one of {', '.join(allowed)}; got {value!r}.")
