@@ -101,9 +101,7 @@ def check_images(images: NDArray[np.generic], *, argument: str = "images") -> Pi
         )
     if array.shape[3] not in (1, 3):
         hint = " These look like NCHW: transpose(0, 2, 3, 1)." if array.shape[1] in (1, 3) else ""
-        raise InvalidImage(
-            f"{argument} must have 1 (gray) or 3 (RGB) channels last; got shape {array.shape}.{hint}"
-        )
+        raise InvalidImage(f"{argument} must have 1 (gray) or 3 (RGB) channels last; got shape {array.shape}.{hint}")
     if 0 in array.shape[1:]:
         raise InvalidImage(f"{argument} must have at least one pixel; got shape {array.shape}.")
     if array.dtype == np.uint8:
@@ -284,7 +282,9 @@ def _side(picture: NDArray[np.uint8]) -> str:
 
 
 def _by_subfolder(where: Path) -> tuple[list[Path], list[int], tuple[str, ...]]:
-    folders = sorted((entry for entry in where.iterdir() if entry.is_dir() and not entry.name.startswith(".")), key=_folder_order)
+    folders = sorted(
+        (entry for entry in where.iterdir() if entry.is_dir() and not entry.name.startswith(".")), key=_folder_order
+    )
     loose = [entry for entry in where.iterdir() if entry.suffix.lower() in SUFFIXES]
     if loose and not folders:
         raise InvalidImage(
@@ -311,7 +311,11 @@ def _listed(where: Path, table: Path) -> tuple[list[Path], list[int], tuple[str,
             rows = [row for row in csv.reader(handle) if row and any(cell.strip() for cell in row)]
     except (UnicodeDecodeError, csv.Error) as error:
         raise InvalidImage(f"labels.csv {str(table)!r} cannot be read: {error}.") from error
-    if rows and [cell.strip().lower() for cell in rows[0][:2]] in (["file", "label"], ["filename", "label"], ["name", "label"]):
+    if rows and [cell.strip().lower() for cell in rows[0][:2]] in (
+        ["file", "label"],
+        ["filename", "label"],
+        ["name", "label"],
+    ):
         rows = rows[1:]
     files: list[Path] = []
     texts: list[str] = []

@@ -72,9 +72,7 @@ class Edits:
     def one(self, index: int) -> Edits:
         """The changes of one image alone, N = 1."""
         start, stop = self.offsets[index], self.offsets[index + 1]
-        return Edits(
-            self.pixels[start:stop], self.values[start:stop], np.array([0, stop - start], dtype=np.int64)
-        )
+        return Edits(self.pixels[start:stop], self.values[start:stop], np.array([0, stop - start], dtype=np.int64))
 
     def take(self, indices: NDArray[np.int64]) -> Edits:
         """The images at `indices`, in that order."""

@@ -24,8 +24,10 @@ class CallableClassifier:
         source: what to call it in reports; its own name if None.
     """
 
-    def __init__(self, function: Callable[..., Any], spec: InputSpec | None = None, *, source: str | None = None) -> None:
-        name = source or getattr(function, "__name__", type(function).__name__)
+    def __init__(
+        self, function: Callable[..., Any], spec: InputSpec | None = None, *, source: str | None = None
+    ) -> None:
+        name = source or str(getattr(function, "__name__", type(function).__name__))
         self._function = function
         self._info = ClassifierInfo(source=name, spec=spec or InputSpec())
 

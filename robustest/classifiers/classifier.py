@@ -65,9 +65,7 @@ class Classifier(Protocol):
         """A canvas for base images of `shape` (H, W, C): `slots` of them, at most `rows` images a call."""
 
 
-def margins_of(
-    scores: Scores, labels: NDArray[np.int64], targets: NDArray[np.int64], output: Output
-) -> Margins:
+def margins_of(scores: Scores, labels: NDArray[np.int64], targets: NDArray[np.int64], output: Output) -> Margins:
     """How far each image is from counting as adversarial; < 0 means it is one.
 
     Untargeted (target -1): score of the label minus the best other. Targeted: best other minus the target's score.
@@ -112,12 +110,16 @@ def check_scores(scores: object, count: int, output: Output, *, source: str) -> 
     if output == "label":
         if array.shape == (count, 1):
             array = array[:, 0]
-        if array.shape != (count,) or array.dtype.kind not in "iuf" or (array.dtype.kind == "f" and (array % 1 != 0).any()):
+        if (
+            array.shape != (count,)
+            or array.dtype.kind not in "iuf"
+            or (array.dtype.kind == "f" and (array % 1 != 0).any())
+        ):
             raise ModelError(
                 f"{source} must return one class number an image, ({count},), because its output is declared as "
                 f"'label'; got {array.dtype} of shape {array.shape}. Declare output 'logits' or 'probabilities' otherwise."
             )
-        return array.astype(np.int64)  # type: ignore[return-value]  # class numbers pass through as they are
+        return array.astype(np.int64)
     if array.ndim != 2 or array.shape[0] != count or array.shape[1] < 2 or array.dtype.kind not in "fiu":
         raise ModelError(
             f"{source} must return scores (N, K) with K >= 2 classes for N = {count} images; got {array.dtype} of shape "
@@ -145,7 +147,7 @@ def check_output(scores: Scores, output: Output, *, source: str) -> None:
         worst = int(np.abs(sums - 1).argmax())
         raise ModelError(
             f"{source} is declared to give probabilities, but its scores lie in [{scores.min():g}, {scores.max():g}] and "
-            f"sum to {sums[worst]:g} for image {worst}. Declare output = \"logits\"."
+            f'sum to {sums[worst]:g} for image {worst}. Declare output = "logits".'
         )
     if output == "logits" and looks and len(scores) >= 2:
         raise ModelError(

@@ -63,7 +63,7 @@ def _named(
     if name.startswith(_SERVED):
         from robustest.classifiers.served import open_served
 
-        return open_served(name, spec)
+        return cast("Classifier", open_served(name, spec))
     path = Path(name)
     suffix = path.suffix.lower()
     if suffix == ".onnx":
@@ -71,9 +71,7 @@ def _named(
 
         return OnnxClassifier(path, spec, threads=threads)
     if suffix in _CODE:
-        return _wrapped(
-            _load_trusted(path, trust_model), spec or _beside(path), device=device, source=path.name
-        )
+        return _wrapped(_load_trusted(path, trust_model), spec or _beside(path), device=device, source=path.name)
     if ":" in name and not path.exists():
         return _wrapped(_imported(name), spec, device=device, source=name)
     if path.exists():
@@ -81,7 +79,9 @@ def _named(
             f"MODEL {name!r} must be an .onnx file, module:callable, or a served model's URL; {suffix or 'this'} is not known. "
             "Export the model to ONNX, or write a function that scores images and name it as module:callable."
         )
-    raise ModelError(f"MODEL {name!r} does not exist. Give the path of an .onnx file, module:callable, or v2+http://host:port/model.")
+    raise ModelError(
+        f"MODEL {name!r} does not exist. Give the path of an .onnx file, module:callable, or v2+http://host:port/model."
+    )
 
 
 def _beside(path: Path) -> InputSpec | None:
@@ -98,7 +98,9 @@ def _imported(name: str) -> Any:
     except ImportError as error:
         raise ModelError(f"MODEL {name!r}: module {module_name!r} cannot be imported: {error}.") from error
     except Exception as error:  # whatever the user's module raises while it is imported
-        raise ModelError(f"MODEL {name!r}: importing {module_name!r} failed: {type(error).__name__}: {error}") from error
+        raise ModelError(
+            f"MODEL {name!r}: importing {module_name!r} failed: {type(error).__name__}: {error}"
+        ) from error
     for part in attribute.split("."):
         if not hasattr(value, part):
             raise ModelError(f"MODEL {name!r}: {module_name!r} has no attribute {attribute!r}.")
@@ -172,4 +174,3 @@ def _load_trusted(path: Path, trust_model: str | None) -> Any:
             "module:callable that builds it and loads these weights."
         )
     return loaded.eval() if isinstance(loaded, torch.nn.Module) else loaded
-

@@ -42,13 +42,19 @@ class OnnxClassifier:
         self._session = _session(content, self._path, threads)
         self._input = self._session.get_inputs()[0]
         outputs = self._session.get_outputs()
-        if len(self._session.get_inputs()) != 1 or self._input.type not in ("tensor(float)", "tensor(double)", "tensor(uint8)"):
+        if len(self._session.get_inputs()) != 1 or self._input.type not in (
+            "tensor(float)",
+            "tensor(double)",
+            "tensor(uint8)",
+        ):
             raise ModelError(
                 f"{self._path.name} must have one input of float or uint8 numbers; it has "
                 f"{', '.join(f'{i.name}: {i.type}' for i in self._session.get_inputs())}."
             )
         self._output = outputs[0].name
-        self._dtype = {"tensor(float)": np.float32, "tensor(double)": np.float64, "tensor(uint8)": np.uint8}[self._input.type]
+        self._dtype = {"tensor(float)": np.float32, "tensor(double)": np.float64, "tensor(uint8)": np.uint8}[
+            self._input.type
+        ]
         shape = self._input.shape
         if len(shape) != 4:
             raise ModelError(
@@ -100,15 +106,13 @@ class OnnxClassifier:
         sums_to_one = bool((scores >= 0).all() and (np.abs(scores.sum(axis=1) - 1) < 1e-3).all())
         output: Output = "probabilities" if sums_to_one else "logits"
         how = f"output {output}, because scores of noise {'sum' if sums_to_one else 'do not sum'} to 1"
-        return replace(
-            self._info, spec=replace(self._spec, output=output), guessed=(*self._info.guessed, how)
-        )
+        return replace(self._info, spec=replace(self._spec, output=output), guessed=(*self._info.guessed, how))
 
     def _run(self, batch: NDArray[np.float32]) -> Scores:
         if self._dtype == np.uint8:
-            batch = np.rint(batch).astype(np.uint8)  # type: ignore[assignment]
+            batch = np.rint(batch).astype(np.uint8)
         elif self._dtype == np.float64:
-            batch = batch.astype(np.float64)  # type: ignore[assignment]
+            batch = batch.astype(np.float64)
         fixed = self._info.fixed_batch
         if fixed is not None and len(batch) != fixed:
             return np.concatenate([self._run(part) for part in _padded(batch, fixed)])[: len(batch)]
@@ -184,4 +188,3 @@ def _guess(shape: list[Any]) -> tuple[InputSpec, tuple[str, ...]]:
         f"layout {layout} and channels {channels}, from the input's shape {shape}",
         "values in [0, 1] (scale 1/255, mean 0, std 1)",
     )
-

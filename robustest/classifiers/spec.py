@@ -74,7 +74,7 @@ class InputSpec:
     def affine(self) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
         """(C,) scale of values in [0, 1], mean and std, in the *image's* channel order (RGB): x01 * scale - mean, over std."""
         ones = np.ones(self.channel_count, np.float32)
-        mean, std = ones * np.float32(self.mean), ones * np.float32(self.std)
+        mean, std = ones * np.asarray(self.mean, np.float32), ones * np.asarray(self.std, np.float32)
         if self.channels == "BGR":
             mean, std = mean[::-1], std[::-1]
         return ones * np.float32(self.scale), np.ascontiguousarray(mean), np.ascontiguousarray(std)

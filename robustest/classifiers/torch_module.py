@@ -43,7 +43,9 @@ class TorchClassifier:
                 f"module {type(module).__name__} is in training mode, where dropout and batch norm make scores random; call .eval() first."
             )
         parameter = next(module.parameters(), None)
-        self._device = torch.device(device) if device else parameter.device if parameter is not None else torch.device("cpu")
+        self._device = (
+            torch.device(device) if device else parameter.device if parameter is not None else torch.device("cpu")
+        )
         if self._device.type == "cuda" and not torch.cuda.is_available():
             raise InvalidSetting(f"device {device!r} was asked for, but torch sees no CUDA device. Use 'cpu'.")
         self.module = module.to(self._device)

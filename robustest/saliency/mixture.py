@@ -54,21 +54,25 @@ def saliency_of(image: Pixels, *, uniform_part: float = UNIFORM_PART) -> Salienc
 
 
 def mixture(features: Features, height: int, width: int, *, uniform_part: float = UNIFORM_PART) -> Saliency:
-    """The mixture of the features' Gaussians and the uniform distribution: METHOD of the module's docstring."""
+    """The mixture of the features' Gaussians and the uniform distribution: see the module."""
     if not 0 < uniform_part <= 1:
-        raise InvalidSetting(f"uniform_part must be in (0, 1], so that every pixel can be reached; got {uniform_part:g}.")
+        raise InvalidSetting(
+            f"uniform_part must be in (0, 1], so that every pixel can be reached; got {uniform_part:g}."
+        )
     uniform = np.full((height, width), 1 / (height * width))
     if not len(features):
         return Saliency(uniform, features)
     weights = features.response / features.response.sum()
-    across = _gaussians(np.arange(width) + 0.5, features.centre[:, 0], features.sigma)
-    down = _gaussians(np.arange(height) + 0.5, features.centre[:, 1], features.sigma)
+    across = _gaussians(np.arange(width, dtype=np.float64) + 0.5, features.centre[:, 0], features.sigma)
+    down = _gaussians(np.arange(height, dtype=np.float64) + 0.5, features.centre[:, 1], features.sigma)
     total = np.einsum("m,mh,mw->hw", weights, down, across)
     distribution = (1 - uniform_part) * total / total.sum() + uniform_part * uniform
     return Saliency(distribution / distribution.sum(), features)
 
 
-def _gaussians(places: NDArray[np.float64], centres: NDArray[np.float64], sigmas: NDArray[np.float64]) -> NDArray[np.float64]:
+def _gaussians(
+    places: NDArray[np.float64], centres: NDArray[np.float64], sigmas: NDArray[np.float64]
+) -> NDArray[np.float64]:
     """(M, P) one axis of each Gaussian at the given places, renormalised inside the image."""
     curves = np.exp(-((places[None] - centres[:, None]) ** 2) / (2 * sigmas[:, None] ** 2))
     return np.asarray(curves / curves.sum(axis=1, keepdims=True))

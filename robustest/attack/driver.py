@@ -1,0 +1,309 @@
+"""The driver: plays many games side by side and merges their questions into batches for the classifier.
+
+It owns the budget, the memory and the verdict: a search can neither overspend nor claim. Two groups of games take
+turns, so that one group's search works while the other's batch is being scored. What a game asks and is answered
+depends on nothing but its own image and seed.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from robustest.attack.record import Record, state_keys
+from robustest.attack.shrink import shrink
+from robustest.attack.task import Search, Strategy, Task
+from robustest.classifiers.classifier import Classifier, check_output, classes_of, margins_of
+from robustest.images import as_eight_bit
+from robustest.randomness import stream
+from robustest.results import AttackResult, Edits, Margins, Scores, Verdict, distances_between
+
+_STALE_QUESTIONS = 1000  # in a row answered from memory alone: a search that turns in a circle
+_EMPTY = Edits(np.zeros(0, np.int64), np.zeros((0, 1), np.float32), np.zeros(2, np.int64))
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One image to be attacked, and its name in random streams."""
+
+    index: int
+    task: Task
+    image_id: str
+
+
+class _Game:
+    """One image in play: its search, its record, and the question that waits for an answer."""
+
+    def __init__(self, job: Job, strategy: Strategy, slot: int) -> None:
+        self.job, self.slot, self.strategy = job, slot, strategy
+        channels = job.task.image.shape[2]
+        settings = job.task.settings
+        self.record = Record(job.task.image.reshape(-1, channels), settings.norm, settings.queries)
+        self.search: Search | None = None
+        self.task = job.task
+        self.question = Edits(_EMPTY.pixels, np.zeros((0, channels), np.float32), _EMPTY.offsets)
+        self.shrinking = False
+        self.stale = 0
+        self.seconds = 0.0
+        self.predicted: int | None = None
+        self.reason = ""
+
+    def advance(self, margins: Margins) -> bool:
+        """Send the answer on and take the next question; False when the game is over."""
+        started = time.perf_counter()
+        try:
+            return self._next(margins)
+        finally:
+            self.seconds += time.perf_counter() - started
+
+    def _next(self, margins: Margins) -> bool:
+        try:
+            if self.search is None:
+                self.task = replace(self.job.task, clean_margin=float(margins[0]))
+                rng = stream(self.task.settings.seed, self.job.image_id, purpose=self.task.settings.attack)
+                self.search = self.strategy(self.task, rng)
+                self.question = next(self.search)
+            else:
+                self.question = self.search.send(margins)
+        except StopIteration:
+            return self._shrink()
+        if not self.shrinking and self.record.best is not None and self._must_check():
+            return self._shrink()
+        return self.record.left > 0 and self.stale < _STALE_QUESTIONS
+
+    def _must_check(self) -> bool:
+        """True when the queries left are just enough to shrink the best image and check that no pixel can be put back."""
+        best = self.record.best
+        assert best is not None
+        reserve = len(best.pixels) + 8  # after a first round of putting back, a second one has this many to ask
+        left = self.record.left - len(self.question)
+        if left >= reserve + len(best.pixels):
+            return False
+        unchecked = self.record.unchecked()
+        return unchecked > 0 and left < unchecked + reserve
+
+    def _shrink(self) -> bool:
+        """Turn from the search to shrinking what it found, once."""
+        if self.shrinking or self.record.best is None or self.record.left <= 0:
+            return False
+        if self.search is not None:
+            self.search.close()
+        self.shrinking = True
+        self.search = shrink(self.record.best)
+        try:
+            self.question = next(self.search)
+        except StopIteration:
+            return False
+        return True
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A group's merged question on its way: what was sent, and how the answers find back."""
+
+    games: list[_Game]
+    keys: list[list[int]]
+    fresh: list[NDArray[np.int64]]
+    sent: Edits
+    sent_keys: list[int]
+    scores: Future[Scores]
+
+
+def play(
+    classifier: Classifier,
+    jobs: Iterable[Job],
+    strategy: Strategy,
+    *,
+    shape: tuple[int, int, int],
+    rows: int,
+    games: int | None = None,
+) -> Iterator[tuple[int, AttackResult]]:
+    """Attack images side by side; yield (index, result) as each is finished.
+
+    Args:
+        classifier: the black box.
+        jobs: the images, taken one by one as places become free.
+        strategy: makes a search of a task.
+        shape: (H, W, C) of every image.
+        rows: images a call to the classifier, >= 1.
+        games: images in play at once; None for as many as fill the batches.
+    """
+    places = games or 2 * max(1, min(32, -(-rows // 8)))
+    canvas = classifier.canvas(shape, slots=places, rows=rows)
+    waiting = iter(jobs)
+    free = deque(range(places))
+    groups: list[list[_Game]] = [[], []]
+    asked: list[_Asked | None] = [None, None]
+    exhausted = False
+    with ThreadPoolExecutor(1) as scorer:
+        while not exhausted or any(groups) or any(asked):
+            for turn in (0, 1):
+                pending = asked[turn]
+                finished: list[_Game] = []
+                asked[turn] = None
+                if pending is not None:
+                    groups[turn], finished = _answer(classifier, pending)
+                    free.extend(game.slot for game in finished)
+                room = -(-places // 2) if turn == 0 else max(places // 2, 1)
+                while not exhausted and free and len(groups[turn]) < room:
+                    job = next(waiting, None)
+                    if job is None:
+                        exhausted = True
+                        break
+                    game = _Game(job, strategy, free.popleft())
+                    scorer.submit(canvas.place, game.slot, job.task.image).result()
+                    groups[turn].append(game)
+                if groups[turn]:
+                    asked[turn] = _ask(canvas.score, groups[turn], scorer)
+                    groups[turn] = []
+                for game in finished:
+                    yield game.job.index, _result(classifier, game)
+
+
+def _ask(score: object, games: list[_Game], scorer: ThreadPoolExecutor) -> _Asked:
+    """Merge the questions of a group, leave out what is remembered or beyond the budget, and send the rest."""
+    merged = Edits.joined([game.question for game in games])
+    if all(game.task.eight_bit for game in games):
+        merged = replace(merged, values=np.rint(merged.values * 255).astype(np.float32) / np.float32(255))
+    all_keys = state_keys(merged).tolist()
+    keys: list[list[int]] = []
+    fresh: list[NDArray[np.int64]] = []
+    start = 0
+    for game in games:
+        count = len(game.question)
+        own = all_keys[start : start + count]
+        memory = game.record.memory
+        new = [place for place, key in enumerate(own) if key not in memory]
+        game.record.remembered += count - len(new)
+        game.stale = 0 if new else game.stale + 1
+        keys.append(own)
+        fresh.append(np.array(new[: game.record.left], dtype=np.int64))
+        start += count
+    starts = np.cumsum([0, *(len(own) for own in keys)])[:-1]
+    places = np.concatenate([new + begin for new, begin in zip(fresh, starts, strict=True)])
+    sent = merged if len(places) == len(merged) else merged.take(places)
+    slots = np.repeat(np.array([game.slot for game in games]), [len(new) for new in fresh])
+    sent_keys = all_keys if len(places) == len(all_keys) else [all_keys[place] for place in places.tolist()]
+    future = scorer.submit(score, slots, sent) if len(sent) else _nothing()  # type: ignore[arg-type]
+    return _Asked(games, keys, fresh, sent, sent_keys, future)
+
+
+def _nothing() -> Future[Scores]:
+    future: Future[Scores] = Future()
+    future.set_result(np.zeros((0, 2), np.float32))
+    return future
+
+
+def _answer(classifier: Classifier, asked: _Asked) -> tuple[list[_Game], list[_Game]]:
+    """Take in the scores of a merged question; return the games that go on and those that are over."""
+    output = classifier.info.output
+    scores = asked.scores.result()
+    counts = [len(new) for new in asked.fresh]
+    labels = np.repeat(np.array([game.task.label for game in asked.games]), counts)
+    aims = np.array([-1 if game.task.target is None else game.task.target for game in asked.games])
+    margins = margins_of(scores, labels, np.repeat(aims, counts), output) if len(scores) else np.zeros(0)
+    clean = [game for game in asked.games if game.search is None]
+    if clean:
+        rows = np.cumsum([0, *counts])[:-1][[game.search is None for game in asked.games]]
+        check_output(scores[rows], output, source=classifier.info.source)
+        for game, predicted in zip(clean, classes_of(scores[rows], output).tolist(), strict=True):
+            game.predicted = predicted
+    going: list[_Game] = []
+    finished: list[_Game] = []
+    start = 0
+    for game, keys, new in zip(asked.games, asked.keys, asked.fresh, strict=True):
+        stop = start + len(new)
+        own = asked.sent.take(np.arange(start, stop))
+        game.record.learn(own, asked.sent_keys[start:stop], margins[start:stop])
+        start = stop
+        goes_on = False
+        if game.search is None and not _attackable(game):
+            pass
+        elif all(key in game.record.memory for key in keys):
+            memory = game.record.memory
+            goes_on = game.advance(np.array([memory[key] for key in keys], dtype=np.float64))
+        (going if goes_on else finished).append(game)
+    return going, finished
+
+
+def _attackable(game: _Game) -> bool:
+    task = game.task
+    if game.predicted != task.label:
+        game.reason = f"the classifier answers {game.predicted} for the unchanged image, not {task.label}"
+    elif task.target == task.label:
+        game.reason = f"the image already is of the target class {task.target}"
+    return not game.reason
+
+
+def _result(classifier: Classifier, game: _Game) -> AttackResult:
+    """The verdict on a finished game; a flip is rendered, rounded and scored once more."""
+    task, record = game.task, game.record
+    if game.search is not None:
+        game.search.close()
+    notes = task.notes
+    common = AttackResult(
+        verdict=Verdict.SURVIVED,
+        attack=task.settings.attack,
+        norm=task.settings.norm,
+        label=task.label,
+        target=task.target,
+        seed=task.settings.seed,
+        budget=task.settings.queries,
+        predicted=game.predicted,
+        queries=record.queries,
+        remembered=record.remembered,
+        margin=float(record.lowest),
+        curve=tuple(record.curve),
+        saliency=notes.saliency() if notes.saliency is not None else None,
+        decision_only=task.decision_only,
+        seconds=game.seconds,
+    )
+    if game.reason:
+        return replace(common, verdict=Verdict.EXCLUDED, reason=game.reason, margin=None)
+    if record.best is None:
+        return common
+    return replay(classifier, common, task, record.best, minimal=record.unchecked() == 0)
+
+
+def replay(classifier: Classifier, result: AttackResult, task: Task, best: Edits, *, minimal: bool) -> AttackResult:
+    """Render an adversarial image, round it to 8 bits where the input is 8-bit, and score it once more.
+
+    Returns:
+        `result` as FLIPPED with the image and its distances, or as UNKNOWN if the flip does not hold.
+    """
+    image = best.apply(task.image)[0]
+    stored: NDArray[np.uint8] | NDArray[np.float32] = image
+    if task.eight_bit:
+        stored = as_eight_bit(image)
+        image = stored.astype(np.float32) / np.float32(255)
+    output = classifier.info.output
+    scores = classifier(image[None])
+    aim = np.array([-1 if task.target is None else task.target])
+    margin = float(margins_of(scores, np.array([task.label]), aim, output)[0])
+    predicted = int(classes_of(scores, output)[0])
+    if margin >= 0:
+        reason = (
+            f"a flip was found, but scored again the image has margin {margin:g}: the classifier answers differently"
+        )
+        return replace(result, verdict=Verdict.UNKNOWN, reason=reason, checks=1)
+    distances = distances_between(task.image, image)
+    return replace(
+        result,
+        verdict=Verdict.FLIPPED,
+        predicted=predicted,
+        image=stored,
+        edits=Edits.between(task.image, image),
+        l0_pixels=distances.l0_pixels,
+        l0_dims=distances.l0_dims,
+        l1=distances.l1,
+        l2=distances.l2,
+        linf=distances.linf,
+        minimal=minimal,
+        checks=1,
+    )

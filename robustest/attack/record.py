@@ -1,0 +1,100 @@
+"""What is remembered of one image's attack: every margin by its set of edits, the best image, the curve, the counts."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from robustest.results import Edits, Margins
+from robustest.settings import Norm
+
+_MIX = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+
+
+def edit_keys(edits: Edits) -> NDArray[np.uint64]:
+    """(M,) a 64-bit key for each (pixel, colour): splitmix64 (Steele, Lea & Flood 2014) over its parts."""
+    keys = (edits.pixels.astype(np.uint64) + np.uint64(1)) * _GOLDEN
+    bits = np.ascontiguousarray(edits.values, np.float32).view(np.uint32)
+    for channel in range(bits.shape[1]):
+        keys = _scrambled(keys ^ (bits[:, channel].astype(np.uint64) + _GOLDEN))
+    return keys
+
+
+def _scrambled(keys: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    keys = (keys ^ (keys >> np.uint64(30))) * _MIX[0]
+    keys = (keys ^ (keys >> np.uint64(27))) * _MIX[1]
+    return keys ^ (keys >> np.uint64(31))
+
+
+def state_keys(edits: Edits, keys: NDArray[np.uint64] | None = None) -> NDArray[np.uint64]:
+    """(N,) a key for each *set* of edits: the sum of its edits' keys, so that their order does not matter."""
+    keys = edit_keys(edits) if keys is None else keys
+    sums = np.zeros(len(keys) + 1, np.uint64)
+    np.cumsum(keys, out=sums[1:])
+    return sums[edits.offsets[1:]] - sums[edits.offsets[:-1]]
+
+
+def distances_of(edits: Edits, base: NDArray[np.float32], norm: Norm) -> NDArray[np.float64]:
+    """(N,) distance of each image from `base` (P, C) in the norm; images in [0, 1]."""
+    if norm == "l0":
+        return edits.sizes.astype(np.float64)
+    gaps = np.abs(edits.values.astype(np.float64) - base[edits.pixels])
+    if norm == "l0_dims":
+        each = (gaps > 0).sum(axis=1).astype(np.float64)
+    elif norm == "l1":
+        each = gaps.sum(axis=1)
+    elif norm == "l2":
+        each = (gaps**2).sum(axis=1)
+    else:
+        largest = np.zeros(len(edits))
+        np.maximum.at(largest, edits.rows, gaps.max(axis=1, initial=0.0))
+        return largest
+    total: NDArray[np.float64] = np.bincount(edits.rows, weights=each, minlength=len(edits)).astype(np.float64)
+    return np.sqrt(total) if norm == "l2" else total
+
+
+class Record:
+    """Memory and best result of one image's attack.
+
+    Args:
+        base: (P, C) colours of the clean image in [0, 1].
+        norm: the distance to be made small. budget: queries allowed, the clean image's included.
+    """
+
+    def __init__(self, base: NDArray[np.float32], norm: Norm, budget: int) -> None:
+        self.base, self.norm, self.budget = base, norm, budget
+        self.memory: dict[int, float] = {}
+        self.queries = 0
+        self.remembered = 0
+        self.lowest = np.inf
+        self.best: Edits | None = None
+        self.best_distance = np.inf
+        self.curve: list[tuple[int, float]] = []
+
+    @property
+    def left(self) -> int:
+        """Queries not yet spent."""
+        return self.budget - self.queries
+
+    def learn(self, edits: Edits, keys: list[int], margins: Margins) -> None:
+        """Take in the margins of states that were sent to the classifier, in the order they were asked."""
+        self.memory.update(zip(keys, margins.tolist(), strict=True))
+        if len(margins):
+            self.lowest = min(self.lowest, float(margins.min()))
+        flips = np.flatnonzero(margins < 0)
+        if len(flips):
+            reached = distances_of(edits.take(flips), self.base, self.norm)
+            for index, distance in zip(flips.tolist(), reached.tolist(), strict=True):
+                if distance < self.best_distance:
+                    self.best_distance, self.best = distance, edits.one(index)
+                    self.curve.append((self.queries + index + 1, distance))
+        self.queries += len(margins)
+
+    def unchecked(self) -> int:
+        """How many of the best image's neighbours with one pixel put back were never scored."""
+        if self.best is None:
+            return 0
+        each = edit_keys(self.best)
+        total = each.sum(dtype=np.uint64)
+        return sum(key not in self.memory for key in (total - each).tolist())

@@ -1,0 +1,58 @@
+"""The contract between a search and what drives it.
+
+A search never calls the classifier: it is a generator that yields batches of edits and is sent their margins (< 0: the
+image is adversarial). The driver owns the budget, remembers every answer, keeps the best image and the curve, and may
+close the generator at any yield. A search draws only from the `rng` it is given, so it repeats bit for bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from robustest.results import Edits, Margins, SaliencyChange
+from robustest.settings import AttackSettings
+
+
+@dataclass(slots=True)
+class Notes:
+    """What a search tells besides its questions; read by the driver when the search is over.
+
+    saliency: gives the distribution before and after the search, asked at the end.
+    """
+
+    saliency: Callable[[], SaliencyChange] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """What a search is told of one image.
+
+    image: (H, W, C) float32 in [0, 1]. eight_bit: colours must be multiples of 1/255.
+    label: class to be left. target: class to be reached, None for any other.
+    decision_only: margins are only +1 and -1, because the classifier gives the label alone.
+    clean_margin: margin of the unchanged image, > 0; it was the first query and is remembered.
+    settings: budget, norm, values, guide and the rest.
+    notes: where the search may leave more than its questions.
+    """
+
+    image: NDArray[np.float32]
+    eight_bit: bool
+    label: int
+    target: int | None
+    decision_only: bool
+    clean_margin: float
+    settings: AttackSettings
+    notes: Notes = field(default_factory=Notes)
+
+    @property
+    def queries(self) -> int:
+        """Queries left to the search in all: the budget less the clean image."""
+        return self.settings.queries - 1
+
+
+Search = Generator[Edits, Margins, None]
+Strategy = Callable[[Task, np.random.Generator], Search]

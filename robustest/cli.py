@@ -1,0 +1,81 @@
+"""The command line: names, help and exit codes; each command's work is a module of `robustest.commands`.
+
+Nothing heavy is imported until a command runs. Exit codes: 0 fine, 1 a threshold was refuted, 2 misuse, 3 inconclusive,
+4 the model or the environment failed, 5 nothing to test, 130 interrupted and resumable.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from robustest import __version__
+from robustest.errors import RobustestError
+
+# name: (where it is, one line of help), in the order in which a newcomer meets them
+COMMANDS = {
+    "demo": ("robustest.commands.demo:demo", "Audit two small built-in classifiers side by side."),
+    "audit": ("robustest.commands.audit:audit", "Audit a model on a set of images: how few pixels flip it?"),
+    "attack": ("robustest.commands.attack:attack", "Attack one image and show what flips it."),
+    "saliency": ("robustest.commands.saliency:saliency", "Draw where the search looks first in an image."),
+    "play": ("robustest.commands.play:play", "Show the game on one image, move by move."),
+    "certify": ("robustest.commands.certify:certify", "Prove a distance within which no adversarial image lies."),
+    "recheck": ("robustest.commands.certify:recheck", "Check a saved certificate by an independent path."),
+    "compare": ("robustest.commands.compare:compare", "Run several attacks on the same images at the same budget."),
+    "report": ("robustest.commands.report:report", "Write the report of a finished run again."),
+    "plan": ("robustest.commands.shards:plan", "Plan an audit in shards, for many processes or machines."),
+    "work": ("robustest.commands.shards:work", "Work on the shards of a planned audit until none is left."),
+    "status": ("robustest.commands.shards:status", "Show how far a planned audit is."),
+    "finish": ("robustest.commands.shards:finish", "Merge, seal and report a planned audit."),
+    "evidence": ("robustest.commands.evidence:evidence", "Bundle a finished audit as evidence for a safety case."),
+    "verify": ("robustest.commands.evidence:verify", "Verify an evidence bundle: digests, schema, replay."),
+    "serve": ("robustest.commands.serve:serve", "Serve a model over the Open Inference Protocol, to try things."),
+    "bench": ("robustest.commands.bench:bench", "Measure an audit's speed against the bare model's."),
+    "doctor": ("robustest.commands.doctor:doctor", "Check this installation: versions, devices, extras, disk."),
+}
+
+_ABOUT = """How few pixels flip an image classifier, how sure are we, and what is proven?
+
+Exit codes: 0 fine, 1 a threshold was refuted, 2 misuse, 3 inconclusive, 4 the model or the environment failed, 5 nothing to test, 130 interrupted (run the same command again to resume)."""
+
+
+def _app() -> Any:
+    from cyclopts import App
+
+    app = App(name="robustest", version=__version__, help=_ABOUT, help_format="plaintext")
+    for name, (where, line) in COMMANDS.items():
+        app.command(where, name=name, help=line)
+    return app
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one command and exit with its code."""
+    sys.exit(run(sys.argv[1:] if arguments is None else arguments))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command; print its errors as one sentence on standard error.
+
+    Returns:
+        The exit code.
+    """
+    from cyclopts import CycloptsError
+
+    app = _app()
+    try:
+        code = app(list(arguments), exit_on_error=False, print_error=True, result_action="return_value")
+    except CycloptsError:
+        return 2
+    except RobustestError as error:
+        print(f"robustest: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("robustest: interrupted. Run the same command again to go on from here.", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        return 0
+    except OSError as error:
+        print(f"robustest: {error.strerror or error}: {error.filename or ''}".rstrip(": "), file=sys.stderr)
+        return 4
+    return code if isinstance(code, int) else 0
