@@ -1,0 +1,1 @@
+"""The pytest plugin: imports nothing heavy until a robustness test runs."""

@@ -1,0 +1,142 @@
+"""Images and labels as they enter: what is read, and what is refused with which words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from robustest.errors import InvalidImage, NothingToTest
+from robustest.images import as_eight_bit, as_unit, check_images, check_labels, load_images, load_picture
+
+
+def picture(path: Path, array: NDArray[np.generic]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    assert cv2.imwrite(str(path), array)
+    return path
+
+
+def test_eight_bit_values_come_back_after_a_trip_through_floats() -> None:
+    every = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1)
+    assert (as_eight_bit(as_unit(every)[0]) == every[0]).all()
+
+
+def test_npz_keeps_names_classes_and_eight_bits(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", images=np.zeros((2, 4, 5), np.uint8), labels=[1, 0], class_names=["cat", "dog"])
+    found = load_images(tmp_path / "a.npz")
+    assert found.images.shape == (2, 4, 5, 1)
+    assert found.eight_bit
+    assert found.class_name(1) == "dog"
+    assert found.labels.tolist() == [1, 0]
+
+
+def test_folder_with_a_subfolder_a_class_is_read_as_rgb(tmp_path: Path) -> None:
+    red = np.zeros((3, 3, 3), np.uint8)
+    red[..., 2] = 255  # OpenCV writes BGR
+    picture(tmp_path / "stop" / "a.png", red)
+    picture(tmp_path / "go" / "b.png", np.zeros((3, 3, 3), np.uint8))
+    found = load_images(tmp_path)
+    assert found.class_names == ("go", "stop")
+    assert found.labels.tolist() == [0, 1]
+    assert found.images[1, 0, 0].tolist() == [255, 0, 0]
+
+
+def test_numbered_folders_are_class_numbers_in_numeric_order(tmp_path: Path) -> None:
+    for name in ("10", "2"):
+        picture(tmp_path / name / "a.png", np.zeros((3, 3), np.uint8))
+    assert load_images(tmp_path).labels.tolist() == [2, 10]
+
+
+def test_labels_csv_names_files_and_classes(tmp_path: Path) -> None:
+    picture(tmp_path / "a.png", np.zeros((3, 3), np.uint8))
+    (tmp_path / "labels.csv").write_text("file,label\na.png,7\n")
+    found = load_images(tmp_path)
+    assert found.labels.tolist() == [7]
+    assert found.names == ("a.png",)
+
+
+def refused(tmp_path: Path, *words: str, error: type[Exception] = InvalidImage) -> None:
+    with pytest.raises(error) as raised:
+        load_images(tmp_path)
+    for word in words:
+        assert word in str(raised.value)
+
+
+def test_labels_csv_with_an_unknown_file_names_row_and_file(tmp_path: Path) -> None:
+    picture(tmp_path / "a.png", np.zeros((3, 3), np.uint8))
+    (tmp_path / "labels.csv").write_text("a.png,7\nb.png,1\n")
+    refused(tmp_path, "row 2", "b.png")
+
+
+def test_labels_csv_cannot_reach_outside_the_folder(tmp_path: Path) -> None:
+    picture(tmp_path / "secret.png", np.zeros((3, 3), np.uint8))
+    inside = tmp_path / "inside"
+    inside.mkdir()
+    (inside / "labels.csv").write_text("../secret.png,7\n")
+    refused(inside, "outside")
+
+
+def test_mixed_sizes_name_both_files(tmp_path: Path) -> None:
+    picture(tmp_path / "x" / "a.png", np.zeros((3, 3), np.uint8))
+    picture(tmp_path / "x" / "b.png", np.zeros((3, 4), np.uint8))
+    refused(tmp_path, "a.png is 3x3", "b.png is 4x3")
+
+
+def test_sixteen_bit_and_corrupt_pictures_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidImage, match="uint16"):
+        load_picture(picture(tmp_path / "deep.png", np.zeros((3, 3), np.uint16)))
+    whole = picture(tmp_path / "whole.png", np.zeros((30, 30), np.uint8)).read_bytes()
+    (tmp_path / "short.png").write_bytes(whole[:30])
+    with pytest.raises(InvalidImage, match="cannot be decoded"):
+        load_picture(tmp_path / "short.png")
+
+
+def test_loose_pictures_without_labels_say_how_to_give_them(tmp_path: Path) -> None:
+    picture(tmp_path / "a.png", np.zeros((3, 3), np.uint8))
+    refused(tmp_path, "labels are missing", "labels.csv")
+
+
+def test_empty_folder_is_nothing_to_test(tmp_path: Path) -> None:
+    refused(tmp_path, "holds no picture", error=NothingToTest)
+
+
+def test_npz_that_is_no_archive_or_lacks_labels_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.npz").write_bytes(b"PK\x03\x04 not really")
+    with pytest.raises(InvalidImage, match="cannot be read"):
+        load_images(tmp_path / "a.npz")
+    np.savez(tmp_path / "b.npz", images=np.zeros((1, 2, 2, 1), np.uint8))
+    with pytest.raises(InvalidImage, match="'labels'"):
+        load_images(tmp_path / "b.npz")
+
+
+def test_pickled_objects_in_an_npz_are_never_loaded(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", images=np.array([{"a": 1}], dtype=object), labels=[0])
+    with pytest.raises(InvalidImage):
+        load_images(tmp_path / "a.npz")
+
+
+@pytest.mark.parametrize(
+    ("array", "word"),
+    [
+        (np.zeros((1, 3, 8, 8), np.uint8), "transpose"),
+        (np.zeros((1, 8, 8, 3), np.uint16), "uint16"),
+        (np.full((1, 8, 8, 3), 2.0), "Divide"),
+        (np.full((1, 8, 8, 3), np.nan), "NaN"),
+        (np.zeros((8, 8), np.uint8), "axis"),
+    ],
+)
+def test_arrays_that_are_no_images_say_what_to_do(array: NDArray[np.generic], word: str) -> None:
+    with pytest.raises(InvalidImage, match=word):
+        check_images(array)
+
+
+def test_labels_out_of_range_name_the_image() -> None:
+    with pytest.raises(InvalidImage, match="image 1"):
+        check_labels([0, 10], 2, 10)
+    with pytest.raises(InvalidImage, match=">= 0"):
+        check_labels([0, -1], 2, None)
+    with pytest.raises(InvalidImage, match="one number an image"):
+        check_labels([0], 2, None)
