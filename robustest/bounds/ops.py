@@ -1,0 +1,260 @@
+"""Linear operators on flattened arrays, in float64: what every affine layer of a network is made of.
+
+Each operator maps (N, n_in) to (N, n_out), knows its transpose and both with absolute weights, and how many terms
+it adds up for one output (which is what bounds its rounding). Convolution covers stride, padding on each side,
+dilation and groups, and average pooling; `Scale` covers normalisation and BatchNorm; `Gather` covers transposition,
+slices and padding with a constant. Knows nothing of networks or regions.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from functools import cached_property
+from math import prod
+
+import torch
+import torch.nn.functional as F  # noqa: N812  (its usual name)
+from torch import Tensor
+
+Shape = tuple[int, ...]
+
+
+class LinearOp(ABC):
+    """An affine map `x -> A x + constant`.
+
+    in_shape, out_shape: without the batch axis.
+    constant: (n_out,) float64.
+    terms: most summands of one output, the constant among them.
+    """
+
+    in_shape: Shape
+    out_shape: Shape
+    constant: Tensor
+    terms: int
+
+    @property
+    def n_in(self) -> int:
+        """Length of a flattened input."""
+        return prod(self.in_shape)
+
+    @property
+    def n_out(self) -> int:
+        """Length of a flattened output."""
+        return prod(self.out_shape)
+
+    @abstractmethod
+    def forward(self, x: Tensor, *, absolute: bool = False) -> Tensor:
+        """(N, n_in) to (N, n_out): `A x`, or `|A| x`; the constant is left out."""
+
+    @abstractmethod
+    def backward(self, rows: Tensor, *, absolute: bool = False) -> Tensor:
+        """(N, n_out) to (N, n_in): `rows A`, or `rows |A|`."""
+
+    def magnitude(self, reach: Tensor) -> Tensor:
+        """(N, n_out) of `|A| reach + |constant|`: what its rounding is relative to."""
+        return self.forward(reach, absolute=True) + self.constant.abs()
+
+    @cached_property
+    def is_finite(self) -> bool:
+        """Whether every stored number is finite."""
+        return bool(torch.isfinite(self.constant).all())
+
+
+@dataclass(frozen=True, eq=False)
+class Dense(LinearOp):
+    """A matrix.
+
+    weight: (n_out, n_in).
+    """
+
+    weight: Tensor
+    constant: Tensor
+    in_shape: Shape
+    out_shape: Shape
+    terms: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Count the summands."""
+        object.__setattr__(self, "terms", self.weight.shape[1] + 1)
+
+    @cached_property
+    def _absolute(self) -> Tensor:
+        return self.weight.abs()
+
+    @cached_property
+    def is_finite(self) -> bool:
+        """Whether every stored number is finite."""
+        return bool(torch.isfinite(self.weight).all() and torch.isfinite(self.constant).all())
+
+    def forward(self, x: Tensor, *, absolute: bool = False) -> Tensor:
+        """See `LinearOp`."""
+        return x @ (self._absolute if absolute else self.weight).T
+
+    def backward(self, rows: Tensor, *, absolute: bool = False) -> Tensor:
+        """See `LinearOp`."""
+        return rows @ (self._absolute if absolute else self.weight)
+
+
+@dataclass(frozen=True, eq=False)
+class Conv(LinearOp):
+    """A convolution in two dimensions on (C, H, W) arrays.
+
+    weight: (O, C / groups, kh, kw).
+    stride, dilation: rows, columns.
+    pads: top, left, bottom, right, zeros.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    in_shape: Shape
+    stride: tuple[int, int] = (1, 1)
+    pads: tuple[int, int, int, int] = (0, 0, 0, 0)
+    dilation: tuple[int, int] = (1, 1)
+    groups: int = 1
+    out_shape: Shape = field(init=False)
+    constant: Tensor = field(init=False)
+    terms: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Work out the output's shape."""
+        top, left, bottom, right = self.pads
+        high = (self.in_shape[1] + top + bottom - self.span[0]) // self.stride[0] + 1
+        wide = (self.in_shape[2] + left + right - self.span[1]) // self.stride[1] + 1
+        object.__setattr__(self, "out_shape", (self.weight.shape[0], high, wide))
+        object.__setattr__(self, "constant", self.bias[:, None, None].expand(self.out_shape).flatten())
+        object.__setattr__(self, "terms", self.weight[0].numel() + 1)
+
+    @property
+    def span(self) -> tuple[int, int]:
+        """Rows and columns that the dilated kernel covers."""
+        return (
+            (self.weight.shape[2] - 1) * self.dilation[0] + 1,
+            (self.weight.shape[3] - 1) * self.dilation[1] + 1,
+        )
+
+    @cached_property
+    def _absolute(self) -> Tensor:
+        return self.weight.abs()
+
+    @cached_property
+    def is_finite(self) -> bool:
+        """Whether every stored number is finite."""
+        return bool(torch.isfinite(self.weight).all() and torch.isfinite(self.bias).all())
+
+    @cached_property
+    def _matrix(self) -> tuple[Tensor, Tensor] | None:
+        """The operator and its absolute value as (n_out, n_in) matrices, where products with those are faster."""
+        if self.n_in > 4 * self.terms and self.n_in * self.n_out > 40_000:
+            return None
+        rows = torch.eye(self.n_out, dtype=torch.float64)
+        dense = self._transpose(rows, self.weight)
+        return dense, dense.abs()
+
+    def forward(self, x: Tensor, *, absolute: bool = False) -> Tensor:
+        """See `LinearOp`."""
+        if self._matrix is not None:
+            return x @ self._matrix[absolute].T
+        top, left, bottom, right = self.pads
+        maps = x.reshape(-1, *self.in_shape)
+        weight = self._absolute if absolute else self.weight
+        if top == bottom and left == right:
+            out = F.conv2d(maps, weight, None, self.stride, (top, left), self.dilation, self.groups)
+        else:
+            padded = F.pad(maps, (left, right, top, bottom))
+            out = F.conv2d(padded, weight, None, self.stride, 0, self.dilation, self.groups)
+        return out.flatten(1)
+
+    def backward(self, rows: Tensor, *, absolute: bool = False) -> Tensor:
+        """See `LinearOp`."""
+        if self._matrix is not None:
+            return rows @ self._matrix[absolute]
+        return self._transpose(rows, self._absolute if absolute else self.weight)
+
+    def _transpose(self, rows: Tensor, weight: Tensor) -> Tensor:
+        full = self.windows_backward(rows.reshape(-1, *self.out_shape), weight)
+        top, left, bottom, right = self.pads
+        height, width = self.in_shape[1] + top + bottom, self.in_shape[2] + left + right
+        # Rows and columns that no window reaches have no coefficient.
+        full = F.pad(full, (0, width - full.shape[3], 0, height - full.shape[2]))
+        return full[:, :, top : height - bottom, left : width - right].flatten(1)
+
+    def windows_backward(self, windows: Tensor, weight: Tensor | None = None) -> Tensor:
+        """(N, O, h, w) forms on a window of the output to forms on the window of the padded input under it."""
+        weight = self.weight if weight is None else weight
+        return F.conv_transpose2d(windows, weight, None, self.stride, 0, 0, self.groups, self.dilation)
+
+
+@dataclass(frozen=True, eq=False)
+class Scale(LinearOp):
+    """A factor and a constant for each entry: normalisation, BatchNorm, arithmetic with constants.
+
+    factor: (n,). mass: (n,) what the constant's own computation is relative to, >= |constant|.
+    """
+
+    factor: Tensor
+    constant: Tensor
+    in_shape: Shape
+    mass: Tensor
+    out_shape: Shape = field(init=False)
+    terms: int = 8
+
+    def __post_init__(self) -> None:
+        """A scale keeps the shape."""
+        object.__setattr__(self, "out_shape", self.in_shape)
+
+    @cached_property
+    def is_finite(self) -> bool:
+        """Whether every stored number is finite."""
+        return bool(torch.isfinite(self.factor).all() and torch.isfinite(self.mass).all())
+
+    def forward(self, x: Tensor, *, absolute: bool = False) -> Tensor:
+        """See `LinearOp`."""
+        return x * (self.factor.abs() if absolute else self.factor)
+
+    def backward(self, rows: Tensor, *, absolute: bool = False) -> Tensor:
+        """See `LinearOp`."""
+        return rows * (self.factor.abs() if absolute else self.factor)
+
+    def magnitude(self, reach: Tensor) -> Tensor:
+        """See `LinearOp`."""
+        return self.forward(reach, absolute=True) + self.mass
+
+
+@dataclass(frozen=True, eq=False)
+class Gather(LinearOp):
+    """Picks entries: output i is input `index[i]`, or `constant[i]` where the index is -1.
+
+    index: (n_out,) int64.
+    """
+
+    index: Tensor
+    constant: Tensor
+    in_shape: Shape
+    out_shape: Shape
+    terms: int = 1
+
+    @cached_property
+    def _taken(self) -> Tensor:
+        return (self.index >= 0).to(torch.float64)
+
+    @cached_property
+    def is_permutation(self) -> bool:
+        """Whether it only reorders."""
+        return self.n_in == self.n_out and bool(torch.equal(self.index.sort()[0], torch.arange(self.n_in)))
+
+    @cached_property
+    def _inverse(self) -> Tensor:
+        return self.index.argsort()
+
+    def forward(self, x: Tensor, *, absolute: bool = False) -> Tensor:
+        """See `LinearOp`."""
+        picked = x[:, self.index.clamp_min(0)]
+        return picked if self.is_permutation else picked * self._taken
+
+    def backward(self, rows: Tensor, *, absolute: bool = False) -> Tensor:
+        """See `LinearOp`."""
+        if self.is_permutation:
+            return rows[:, self._inverse]
+        out = rows.new_zeros(rows.shape[0], self.n_in)
+        return out.index_add(1, self.index.clamp_min(0), rows * self._taken)

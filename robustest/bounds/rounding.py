@@ -1,0 +1,40 @@
+"""Floating-point rounding as numbers that a proof can subtract.
+
+Higham (2002), chapter 3: a dot product of n terms, summed in any order, with or without FMA, errs by at most
+`gamma(n, u) * sum |a_i b_i|` with `gamma(n, u) = n u / (1 - n u)`, plus underflow. `u` is half the distance of 1 to
+the next number: 2**-24 for binary32, 2**-53 for binary64.
+
+Holds for dot products in IEEE arithmetic alone: not for TF32, bfloat16, half, Winograd or FFT convolutions.
+"""
+
+from __future__ import annotations
+
+import math
+
+U32 = 2.0**-24
+U64 = 2.0**-53
+TINY32 = 2.0**-149
+"""Smallest positive binary32 number: what one operation can lose to underflow (twice over with flush to zero)."""
+FLUSH32 = 2.0**-126
+"""Smallest normal binary32 number: what one operation loses where subnormals are flushed to zero."""
+
+OUTWARD = 1.0 + 2.0**-30
+"""Factor that covers the float64 rounding of a sum of up to 2**20 nonnegative terms computed here."""
+
+
+def gamma(terms: int, unit: float) -> float:
+    """Relative error of `terms` roundings, `terms * unit / (1 - terms * unit)`, itself rounded up."""
+    product = terms * unit
+    if product >= 0.5:
+        return math.inf
+    return product / (1.0 - product) * (1.0 + 8 * U64)
+
+
+def up(value: float) -> float:
+    """Next float64 above."""
+    return math.nextafter(value, math.inf)
+
+
+def down(value: float) -> float:
+    """Next float64 below."""
+    return math.nextafter(value, -math.inf)
