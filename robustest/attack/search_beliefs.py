@@ -1,0 +1,155 @@
+"""What a few-pixel search believes of every (colour, pixel): the drop in margin it brings, and how sure that is.
+
+Neighbouring pixels have similar effects and so have similar colours, so a scored edit also tells of those around it: an
+approximate Kalman filter whose prior correlation falls with the distance on the grid and with the angle between the colour
+changes. Beyond that reach a pixel borrows from its region (player I's feature).
+
+Arrays are laid out (V, cells), cells being the image with a rim, so that a neighbour is an offset and the rim never wins.
+Knows nothing of classifiers or budgets.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from robustest.attack.search_palette import Palette
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float32]
+
+_NEVER = np.float32(-1e30)
+_POOL = (
+    1 << 15
+)  # drawn once and read at random places: drawing for every pixel at every step would cost more than the model
+
+
+class Beliefs:
+    """Means and deviations of the effect of each single edit of one image.
+
+    Args:
+        palette: the colours. shape: (H, W). regions: (H*W,) region of each pixel.
+        reach: e-folding length of the correlation, in pixels. colour_floor: correlation of unlike colours, relative to like ones.
+        rng: draws.
+    """
+
+    def __init__(
+        self,
+        palette: Palette,
+        shape: tuple[int, int],
+        regions: Ints,
+        *,
+        rng: np.random.Generator,
+        reach: float = 2.0,
+        radius: int = 2,
+        colour_floor: float = 0.25,
+    ) -> None:
+        height, width = shape
+        self.rng, self.radius = rng, radius
+        self.across = width + 2 * radius
+        self.cells = self.across * (height + 2 * radius)
+        rows, columns = np.divmod(np.arange(height * width), width)
+        self.cell_of_pixel: Ints = (rows + radius) * self.across + columns + radius
+        self.pixel_of_cell: Ints = np.full(self.cells, -1)
+        self.pixel_of_cell[self.cell_of_pixel] = np.arange(height * width)
+        colours, _, channels = palette.change.shape
+        self.colours = colours
+        self.size = np.zeros((colours, self.cells), np.float32)
+        self.size[:, self.cell_of_pixel] = palette.size
+        norms = np.maximum(np.linalg.norm(palette.change, axis=2, keepdims=True), 1e-9)
+        self._angle = np.zeros((colours, self.cells, channels), np.float32)
+        self._angle[:, self.cell_of_pixel] = palette.change / norms
+        self._floor = np.float32(colour_floor)
+        self.allowed: NDArray[np.bool_] = self.size > 0
+        self.mean: Floats = np.where(self.allowed, np.float32(0), _NEVER)
+        self.deviation: Floats = self.size.copy()  # in units of `scale`, so that nothing need be known of the margins
+        self.tries = np.zeros((colours, self.cells), np.float32)
+        self._region = np.zeros(self.cells, np.int64)
+        self._region[self.cell_of_pixel] = regions
+        self._regions = int(regions.max()) + 1
+        self._told = np.zeros((colours, self._regions))
+        self._heard = np.zeros((colours, self._regions))
+        steps = np.arange(-radius, radius + 1)
+        down, right = (axis.ravel() for axis in np.meshgrid(steps, steps, indexing="ij"))
+        self._offsets: Ints = down * self.across + right
+        self._near: Floats = np.exp(-np.hypot(down, right) / reach).astype(np.float32)
+        self._gain = np.zeros(colours * self.cells, np.float32)
+        self._share = np.zeros(colours * self.cells, np.float32)
+        self._pool = np.abs(rng.standard_normal(_POOL + colours * self.cells, dtype=np.float32))
+        self._surprise, self._count = 0.0, 0
+
+    @property
+    def scale(self) -> float:
+        """Margins per unit of `deviation`: the root mean square of what was not foreseen."""
+        return float(np.sqrt(self._surprise / self._count)) if self._count else 1.0
+
+    def neighbours(self, cells: Ints) -> Ints:
+        """(N, K) cells around each cell, itself included; some may lie on the rim."""
+        return cells[:, None] + self._offsets
+
+    def learn(self, cells: Ints, colours: Ints, drops: NDArray[np.float64], *, noise: float = 0.02) -> None:
+        """Take in the drops in margin (N,) that N single edits brought.
+
+        Args:
+            noise: variance of what else moved the margin, relative to the edit's own prior variance.
+        """
+        own = self.deviation[colours, cells].astype(np.float64)
+        size = self.size[colours, cells]
+        total = own**2 + noise * size**2 + 1e-9
+        surprise = drops - self.mean[colours, cells]
+        self._surprise += float((surprise**2 / total).sum())
+        self._count += len(drops)
+        around = self.neighbours(cells)
+        angles = np.einsum("vnkc,nc->vnk", self._angle[:, around], self._angle[colours, cells])
+        correlation = self._near * (self._floor + (1 - self._floor) * np.maximum(angles, 0))
+        places = (np.arange(self.colours)[:, None, None] * self.cells + around).ravel()
+        weight = (own / total * surprise).astype(np.float32)
+        explained = (own**2 / total).astype(np.float32)
+        spread = self.deviation.reshape(-1)
+        np.add.at(self._gain, places, (correlation * weight[:, None]).ravel() * spread[places])
+        np.add.at(self._share, places, (correlation**2 * explained[:, None]).ravel())
+        # Several edits may tell of one place: together they explain no more than all of it.
+        share = self._share[places]
+        mean = self.mean.reshape(-1)
+        mean[places] = mean[places] + self._gain[places] / np.maximum(share, 1)
+        spread[places] = spread[places] * np.sqrt(np.maximum(1 - share, 0.02))
+        self._gain[places] = 0
+        self._share[places] = 0
+        self.tries[colours, cells] += 1
+        np.add.at(self._told, (colours, self._region[cells]), surprise * size)
+        np.add.at(self._heard, (colours, self._region[cells]), size**2)
+
+    def borrow(self) -> None:
+        """Spread what the regions have in common to pixels not yet known of, and start to listen anew."""
+        told, heard = self._told, self._heard
+        shrinkage = 0.2
+        whole, weight = told.sum(axis=0), heard.sum(axis=0)
+        common = (told + shrinkage * whole / (weight + shrinkage)) / (heard + shrinkage)
+        unknown = np.square(self.deviation / np.maximum(self.size, 1e-9))
+        self.mean += (unknown * self.size * common[:, self._region]).astype(np.float32)
+        told[:] = 0
+        heard[:] = 0
+
+    def forget(self, share: float) -> None:
+        """Let deviations grow back towards their prior, because the state around has changed."""
+        np.minimum(self.deviation * np.float32(1 / np.sqrt(share)), self.size, out=self.deviation)
+
+    def drawn(self, optimism: float) -> Floats:
+        """(V, cells) a drawn upper bound of each edit's drop; drawn, so that ties fall everywhere and not in one corner."""
+        start = int(self.rng.integers(_POOL))
+        noise = self._pool[start : start + self.mean.size].reshape(self.mean.shape)
+        return self.mean + np.float32(optimism * self.scale) * self.deviation * noise
+
+    def top(self, scores: Floats, count: int, *, avoid: Ints | None = None) -> tuple[Ints, Ints]:
+        """The `count` best distinct cells by their best colour, best first: (cells, colours).
+
+        Fewer where fewer may be changed. `scores` (V, cells) is overwritten at the cells to avoid.
+        """
+        if avoid is not None:
+            scores[:, avoid] = _NEVER
+        best = scores.max(axis=0)
+        count = min(count, len(best) - 1)
+        cells = np.argpartition(-best, count)[:count]
+        cells = cells[np.argsort(-best[cells], kind="stable")]
+        cells = cells[best[cells] > _NEVER / 2]
+        return cells, scores[:, cells].argmax(axis=0)

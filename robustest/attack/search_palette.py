@@ -1,0 +1,36 @@
+"""The palette: which colours each pixel may be given in a few-pixel search."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from robustest.settings import Values
+
+_SEEN = 0.5 / 255  # a change smaller than half an 8-bit step is none
+
+
+class Palette:
+    """V candidate colours for every pixel of one image.
+
+    Attributes:
+        colours: (V, P, C) float32 in [0, 1]; multiples of 1/255 where `eight_bit`.
+        change: (V, P, C) difference to the image.
+        size: (V, P) root mean square of the change over the channels, 0 where it is no change.
+    """
+
+    def __init__(self, image: NDArray[np.float32], values: Values, tau: float, *, eight_bit: bool) -> None:
+        channels = image.shape[2]
+        base = image.reshape(1, -1, channels)
+        bits = (np.arange(2**channels)[:, None] >> np.arange(channels)) & 1
+        corners = bits.astype(np.float32)[:, None, :]
+        if values == "tau":
+            colours = np.clip(base + np.float32(tau) * (2 * corners - 1), 0, 1)
+        else:
+            colours = np.broadcast_to(corners, (len(bits), base.shape[1], channels))
+        if eight_bit:
+            colours = np.rint(colours * 255).astype(np.float32) / np.float32(255)
+        self.colours: NDArray[np.float32] = np.ascontiguousarray(colours, np.float32)
+        self.change: NDArray[np.float32] = self.colours - base
+        self.change[np.abs(self.change) < _SEEN] = 0
+        self.size: NDArray[np.float32] = np.sqrt(np.square(self.change).mean(axis=2))
