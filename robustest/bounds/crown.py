@@ -12,7 +12,7 @@ Source: Zhang et al. 2018, arXiv:1811.00866, with the minimum taken over (ball A
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -140,11 +140,8 @@ def back_substitute(
         return offset, zero, offset
     if isinstance(last, Windows):
         pixels, rows = last.pixels(graph.input_shape)
-        if region.batch == 1 and region.norm == "linf":
-            owner = torch.zeros_like(last.owner)
-        else:
-            owner = last.owner
-        return region.restrict(owner, pixels).min_linear(rows) + offset, None, offset
+        seen = region.restrict(last.owner, pixels).select(last.spot)
+        return seen.min_linear(rows) + offset, None, offset
     seen = region if last.owner is None else region.select(last.owner)
     return seen.min_linear(last.rows) + offset, last.rows, offset
 
@@ -221,7 +218,7 @@ def _window_step(
             change = change - _total(rows.abs() * forms.look(error, node.shape))
         own = lines.lower_slope if slope is None else torch.where(lines.free, slope[:, 0], lines.lower_slope)
         low, high = forms.look(own, node.shape), forms.look(lines.upper_slope, node.shape)
-        return Windows(torch.where(rows > 0, low, high) * rows, forms.top, forms.left, forms.owner, True), change
+        return replace(forms, rows=torch.where(rows > 0, low, high) * rows, inside=True), change
     forms = forms.cut(node.shape)
     change = torch.zeros(forms.rows.shape[0], 1, dtype=torch.float64)
     if error is not None:
@@ -231,8 +228,7 @@ def _window_step(
         return forms.through(node.op), change
     if isinstance(node.op, Scale):
         change = change + _total(forms.rows * forms.look(node.op.constant[None], node.shape))
-        rows = forms.rows * forms.look(node.op.factor[None], node.shape)
-        return Windows(rows, forms.top, forms.left, forms.owner, True), change
+        return replace(forms, rows=forms.rows * forms.look(node.op.factor[None], node.shape)), change
     return forms, change
 
 
@@ -269,9 +265,10 @@ def node_forms(graph: BoundGraph, index: int, owner: Tensor, entry: Tensor, sign
     if len(node.shape) == 3 and node.shape[1] * node.shape[2] > 1:
         channels, height, width = node.shape
         rows = torch.zeros(count, channels, 1, 1, dtype=torch.float64)
-        place = entry % (height * width)
-        rows[torch.arange(count), entry // (height * width)] = sign
-        return Windows(rows, place // width, place % width, owner, True)
+        rows[torch.arange(count), entry // (height * width), 0, 0] = sign
+        places, spot = torch.unique(owner * (height * width) + entry % (height * width), return_inverse=True)
+        place = places % (height * width)
+        return Windows(rows, spot, place // width, place % width, places // (height * width), True)
     rows = torch.zeros(count, 1, node.size, dtype=torch.float64)
     rows[torch.arange(count), 0, entry] = sign
     return Whole(rows, owner)

@@ -29,17 +29,24 @@ class Whole:
 
 @dataclass(frozen=True, slots=True)
 class Windows:
-    """Forms on a window of a (C, H, W) map each.
+    """Forms on a window of a (C, H, W) map each; many rows (one a channel, say) share a place.
 
-    rows: (R, C, h, w). top, left: (R,) place of the window's corner in the map, may be negative.
-    owner: (R,) which set of the batch. inside: whether coefficients outside the map are known to be 0.
+    rows: (R, C, h, w). spot: (R,) which of the U places each row's window has.
+    top, left: (U,) the place of a window's corner in the map, may be negative. owner: (U,) set of the batch.
+    inside: whether coefficients outside the map are known to be 0.
     """
 
     rows: Tensor
+    spot: Tensor
     top: Tensor
     left: Tensor
     owner: Tensor
     inside: bool
+
+    @property
+    def row_owner(self) -> Tensor:
+        """(R,) which set of the batch each row is about."""
+        return self.owner[self.spot]
 
     def look(self, values: Tensor, shape: Shape) -> Tensor:
         """(R, C, h, w) what each window sees of (B, size) values on the map; 0 outside."""
@@ -48,8 +55,8 @@ class Windows:
         maps = F.pad(values.reshape(-1, *shape), (before_c, after_c, before_r, after_r))
         views = maps.unfold(2, high, 1).unfold(3, wide, 1)
         owner = self.owner if values.shape[0] > 1 else torch.zeros_like(self.owner)
-        seen: Tensor = views[owner, :, self.top + before_r, self.left + before_c]
-        return seen
+        seen = views[owner, :, self.top + before_r, self.left + before_c]
+        return seen.index_select(0, self.spot)
 
     def _margins(self, shape: Shape) -> tuple[int, int, int, int]:
         high, wide = self.rows.shape[2:]
@@ -69,12 +76,12 @@ class Windows:
 
     def through(self, op: Conv) -> Windows:
         """Back through a convolution."""
-        return Windows(
-            op.windows_backward(self.rows),
-            self.top * op.stride[0] - op.pads[0],
-            self.left * op.stride[1] - op.pads[1],
-            self.owner,
-            False,
+        return replace(
+            self,
+            rows=op.windows_backward(self.rows),
+            top=self.top * op.stride[0] - op.pads[0],
+            left=self.left * op.stride[1] - op.pads[1],
+            inside=False,
         )
 
     def whole(self, shape: Shape) -> Whole:
@@ -84,9 +91,10 @@ class Windows:
         count = self.rows.shape[0]
         maps = self.rows.new_zeros(count, shape[0], shape[1] + before_r + after_r, shape[2] + before_c + after_c)
         views = maps.unfold(2, high, 1).unfold(3, wide, 1)
-        views[torch.arange(count), :, self.top + before_r, self.left + before_c] = self.rows
+        top, left = (self.top + before_r)[self.spot], (self.left + before_c)[self.spot]
+        views[torch.arange(count), :, top, left] = self.rows
         inner = maps[:, :, before_r : before_r + shape[1], before_c : before_c + shape[2]]
-        return Whole(inner.reshape(count, 1, -1), self.owner)
+        return Whole(inner.reshape(count, 1, -1), self.row_owner)
 
     def plus(self, other: Windows) -> Windows | None:
         """Sum of forms on the same map, or None where their windows are not laid out alike."""
@@ -101,10 +109,16 @@ class Windows:
         theirs = F.pad(
             other.rows, (step_c - left, wide - (step_c - left) - w2, step_r - top, high - (step_r - top) - h2)
         )
-        return Windows(mine + theirs, self.top + top, self.left + left, self.owner, self.inside and other.inside)
+        return replace(
+            self,
+            rows=mine + theirs,
+            top=self.top + top,
+            left=self.left + left,
+            inside=self.inside and other.inside,
+        )
 
     def pixels(self, input_shape: Shape) -> tuple[Tensor, Tensor]:
-        """(R, h * w) indices of pixels of the (H, W, C) image, H * W outside it, and (R, 1, h * w * C) forms."""
+        """(U, h * w) indices of pixels of the (H, W, C) image, H * W outside it, and (R, 1, h * w * C) forms."""
         height, width, _ = input_shape
         high, wide = self.rows.shape[2:]
         r = self.top[:, None] + torch.arange(high)

@@ -172,17 +172,56 @@ class Conv(LinearOp):
         return self._transpose(rows, self._absolute if absolute else self.weight)
 
     def _transpose(self, rows: Tensor, weight: Tensor) -> Tensor:
-        full = self.windows_backward(rows.reshape(-1, *self.out_shape), weight)
+        full = self._transposed(rows.reshape(-1, *self.out_shape), weight)
         top, left, bottom, right = self.pads
         height, width = self.in_shape[1] + top + bottom, self.in_shape[2] + left + right
         # Rows and columns that no window reaches have no coefficient.
         full = F.pad(full, (0, width - full.shape[3], 0, height - full.shape[2]))
         return full[:, :, top : height - bottom, left : width - right].flatten(1)
 
-    def windows_backward(self, windows: Tensor, weight: Tensor | None = None) -> Tensor:
-        """(N, O, h, w) forms on a window of the output to forms on the window of the padded input under it."""
-        weight = self.weight if weight is None else weight
-        return F.conv_transpose2d(windows, weight, None, self.stride, 0, 0, self.groups, self.dilation)
+    @cached_property
+    def _window_matrices(self) -> dict[tuple[int, int], Tensor | None]:
+        return {}
+
+    def _window_matrix(self, high: int, wide: int) -> Tensor | None:
+        """(O h w, C h' w') for a window, where products with it are faster than a transposed convolution."""
+        if (high, wide) not in self._window_matrices:
+            below = ((high - 1) * self.stride[0] + self.span[0], (wide - 1) * self.stride[1] + self.span[1])
+            waste = below[0] * below[1] * self.groups / (self.weight.shape[2] * self.weight.shape[3])
+            count = self.weight.shape[0] * high * wide
+            matrix = None
+            if waste <= 16 and count * self.in_shape[0] * below[0] * below[1] <= 6_000_000:
+                rows = torch.eye(count, dtype=torch.float64).reshape(count, -1, high, wide)
+                matrix = self._transposed(rows, self.weight).flatten(1)
+            self._window_matrices[high, wide] = matrix
+        return self._window_matrices[high, wide]
+
+    def windows_backward(self, windows: Tensor) -> Tensor:
+        """(N, O, h, w) forms on a window of the output to (N, C, h', w') on the window of padded input under it."""
+        high, wide = windows.shape[2:]
+        matrix = self._window_matrix(high, wide)
+        if matrix is None:
+            return self._transposed(windows, self.weight)
+        below = ((high - 1) * self.stride[0] + self.span[0], (wide - 1) * self.stride[1] + self.span[1])
+        return (windows.flatten(1) @ matrix).reshape(-1, self.in_shape[0], *below)
+
+    def _transposed(self, maps: Tensor, weight: Tensor) -> Tensor:
+        """Transposed convolution without padding."""
+        taps = weight.shape[2] * weight.shape[3]
+        if weight.shape[1] == 1 and weight.shape[0] == self.groups and taps <= 9:
+            # Depthwise (pooling): a few shifted sums are faster than the general routine.
+            high = (maps.shape[2] - 1) * self.stride[0] + self.span[0]
+            wide = (maps.shape[3] - 1) * self.stride[1] + self.span[1]
+            out = maps.new_zeros(*maps.shape[:2], high, wide)
+            for row in range(weight.shape[2]):
+                for column in range(weight.shape[3]):
+                    first = (row * self.dilation[0], column * self.dilation[1])
+                    bottom = first[0] + (maps.shape[2] - 1) * self.stride[0] + 1
+                    right = first[1] + (maps.shape[3] - 1) * self.stride[1] + 1
+                    target = out[:, :, first[0] : bottom : self.stride[0], first[1] : right : self.stride[1]]
+                    target += maps * weight[:, 0, row, column, None, None]
+            return out
+        return F.conv_transpose2d(maps, weight, None, self.stride, 0, 0, self.groups, self.dilation)
 
 
 @dataclass(frozen=True, eq=False)
