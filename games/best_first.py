@@ -39,7 +39,7 @@ def best_first(
     if batch < 1:
         raise GameError(f"batch must be >= 1; got {batch}")
     watch = Watch() if watch is None else watch
-    tick = count()  # earlier states first among equal bounds, and states are never compared
+    tick = count(0, -1)  # the latest first among equal bounds, which goes deep; states are never compared
     start = game.start()
     floor, ceiling = game.bounds(start)
     queue: list[tuple[float, int, S]] = [(-ceiling, next(tick), start)]

@@ -41,9 +41,7 @@ def check_game(
             before = hash(state)
             child = game.play(state, move)
             _require(hash(state) == before, state, "play() must leave it as it was")
-            _require(
-                child == game.play(state, move), state, f"play({move!r}) must give equal states each time"
-            )
+            _require(child == game.play(state, move), state, f"play({move!r}) must give equal states each time")
             _require(child != state, state, f"play({move!r}) must change it")
             (low, high), (child_low, child_high) = game.bounds(state), game.bounds(child)
             inside = low <= child_low <= child_high <= high
@@ -55,9 +53,7 @@ def check_game(
             for shuffled in (_shuffle_rounds(moves, rng), _shuffle_players(moves, rng)):
                 other = _replay(game, shuffled, evaluate)
                 same = other is None or other == state
-                _require(
-                    same, state, f"the moves {shuffled!r} must reach it in any order; they reach {other!r}"
-                )
+                _require(same, state, f"the moves {shuffled!r} must reach it in any order; they reach {other!r}")
 
 
 def _require(holds: bool, state: object, what: str) -> None:
@@ -102,9 +98,7 @@ def _shuffle_rounds(moves: Sequence[tuple[Player, M]], rng: np.random.Generator)
     return [move for i in rng.permutation(len(rounds)) for move in rounds[i]] + [m for r in last for m in r]
 
 
-def _replay(
-    game: Game[S, M], moves: Sequence[tuple[Player, M]], evaluate: Callable[[S], Evaluation]
-) -> S | None:
+def _replay(game: Game[S, M], moves: Sequence[tuple[Player, M]], evaluate: Callable[[S], Evaluation]) -> S | None:
     """Where the moves lead; None if one of them is not legal on the way."""
     state = game.start()
     for player, move in moves:

@@ -13,7 +13,7 @@ to, the tree is kept from the start, and states reached by several orders are on
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Generic
 
@@ -82,6 +82,7 @@ class _Mcts(Generic[S, M]):
         low, high = game.bounds(game.start())
         self.low, self.span = low, max(high - low, 1e-300)
         self.waiting: dict[S, list[_Path]] = {}
+        self.ways: dict[int, tuple[M, ...]] = {}  # from a node to the end of the play that proved its payoff
 
     def search(self) -> Search[S, M]:
         start = self.game.start()
@@ -209,6 +210,9 @@ class _Mcts(Generic[S, M]):
                 low, high = self.game.bounds(state)
                 payoff = min(max(paid, low), high)
                 self.tree.nodes.value[node] = self.tree.nodes.own[node] = payoff
+                if self.kind is Kind.COOPERATOR:  # what one play pays, players who all want it can have
+                    self.tree.nodes.lower[node] = payoff
+                    self.ways[node] = tuple(move for _, move in played[state].moves)
                 held = [self.tree.move_row(player, move) for player, move in played[state].moves]
             for path in self.waiting[state]:
                 self.tree.edges.waiting[path.edges] -= 1
@@ -242,8 +246,8 @@ class _Mcts(Generic[S, M]):
             upper=float(tree.nodes.upper[0]),
             stop=stop,
             best=watch.best,
-            line=self._follow(self._best_edge),
-            branch=self._follow(lambda node, rows: int(rows[np.argmax(tree.edges.tries[rows])])),
+            line=self._follow(self._best_edge, self.ways),
+            branch=self._follow(lambda node, rows: int(rows[np.argmax(tree.edges.tries[rows])]), {}),
             queries=watch.queries,
             iterations=watch.iterations,
             nodes=tree.nodes.size,
@@ -266,15 +270,19 @@ class _Mcts(Generic[S, M]):
         sure = tree.nodes.lower[child] if sign > 0 else -tree.nodes.upper[child]
         return int(rows[np.lexsort((sign * tree.nodes.value[child], sure))[-1]])
 
-    def _follow(self, choose: Callable[[int, NDArray[np.intp]], int]) -> tuple[M, ...]:
-        """The moves from the start by `choose(node, its tried edges)`, until the tree ends."""
+    def _follow(
+        self, choose: Callable[[int, NDArray[np.intp]], int], ways: Mapping[int, tuple[M, ...]]
+    ) -> tuple[M, ...]:
+        """The moves from the start by `choose(node, its tried edges)`, then the way on from where the tree ends."""
         tree, node = self.tree, 0
         line: list[M] = []
         while True:
             span = tree.span(node)
             rows = span.start + np.flatnonzero(tree.edges.child[span] != UNKNOWN)
-            if not len(rows):
-                return tuple(line)
+            if not len(rows) or (
+                node in ways and tree.nodes.lower[tree.edges.child[rows]].max() < tree.nodes.lower[node]
+            ):
+                return (*line, *ways.get(node, ()))
             edge = choose(node, rows)
             line.append(tree.moves[tree.edges.move[edge]][1])
             node = int(tree.edges.child[edge])

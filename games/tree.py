@@ -4,9 +4,10 @@ With transpositions the tree is a graph without cycles. Statistics live in growi
 one row a node or an edge; a node's edges are consecutive rows. Python objects are kept for what
 has no numbers: states and moves.
 
-Source: the value of a node with several parents is a weighted mean over its children's values,
-recomputed on the way up, as in Czech, Korus & Kersting, ICAPS 2021, arXiv:2012.11045. Proven bounds
-are those of Cazenave & Saffidine, Score Bounded Monte-Carlo Tree Search, CG 2010, here with chance.
+Source: the value of a node with several parents is recomputed from its children's values on the way up, as
+in Czech, Korus & Kersting, ICAPS 2021, arXiv:2012.11045; departure: not their mean, which is slow to forget
+bad moves, but the mover's best child, shrunk towards the mean. Proven bounds are those of Cazenave &
+Saffidine, Score Bounded Monte-Carlo Tree Search, CG 2010, here with chance.
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ from typing import Any, Generic
 import numpy as np
 from numpy.typing import NDArray
 
-from games.game import Aim, Evaluation, Game, GameError, Kind, M, Player, S
+from games.game import Aim, Evaluation, Game, GameError, Kind, M, Player, S, mover_sign
 
 UNKNOWN = -1
+SHRINK = 2.0  # tries at which a mean counts half: few tries make lucky means
 
 
 class Columns:
@@ -205,14 +207,25 @@ class Tree(Generic[S, M]):
             chance = self.edges.chance[span]
             low = chance @ lower
             high = low + chance @ (upper - lower)  # exactly `low` once every child is solved
-            value = chance @ np.where(tried, nodes.value[child], nodes.own[node])
+            value = float(chance @ np.where(tried, nodes.value[child], nodes.own[node]))
         else:
             low, high = (lower.max(), upper.max()) if aim == Aim.MAXIMISE else (lower.min(), upper.min())
-            tries = np.where(tried, self.edges.tries[span], 0)
-            value = (nodes.own[node] + tries @ nodes.value[child]) / (1 + tries.sum())
+            value = self._best_mean(node, mover_sign(Aim(int(aim))))
         nodes.upper[node] = min(nodes.upper[node], high)
         nodes.lower[node] = min(max(nodes.lower[node], low), nodes.upper[node])
         nodes.value[node] = min(max(value, nodes.lower[node]), nodes.upper[node])
+
+    def _best_mean(self, node: int, sign: float) -> float:
+        """The mover's best child, each shrunk towards the mean of all by `SHRINK` tries."""
+        span = self.span(node)
+        child, tries = self.edges.child[span], self.edges.tries[span]
+        tried = (child != UNKNOWN) & (tries > 0)
+        child, tries = child[tried], tries[tried]
+        if not len(child):
+            return float(self.nodes.own[node])
+        totals = tries * self.nodes.value[child]
+        mean = (self.nodes.own[node] + totals.sum()) / (1 + tries.sum())
+        return sign * float(np.max(sign * (totals + SHRINK * mean) / (tries + SHRINK)))
 
     def credit(self, rows: list[int], payoff: float) -> None:
         """Count a play that held the moves `rows` and paid, or is thought to pay, `payoff`."""
