@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from robustest.attack.record import Record, state_keys
 from robustest.attack.shrink import shrink
 from robustest.attack.task import Search, Strategy, Task
+from robustest.classifiers.batching import Batch
 from robustest.classifiers.classifier import Classifier, check_output, classes_of, margins_of
 from robustest.images import as_eight_bit
 from robustest.randomness import stream
@@ -72,7 +73,7 @@ class _Game:
             else:
                 self.question = self.search.send(margins)
         except StopIteration:
-            return self._shrink()
+            return (not self.shrinking or self.record.unchecked() > 0) and self._shrink()
         if not self.shrinking and self.record.best is not None and self._must_check():
             return self._shrink()
         return self.record.left > 0 and self.stale < _STALE_QUESTIONS
@@ -89,8 +90,8 @@ class _Game:
         return unchecked > 0 and left < unchecked + reserve
 
     def _shrink(self) -> bool:
-        """Turn from the search to shrinking what it found, once."""
-        if self.shrinking or self.record.best is None or self.record.left <= 0:
+        """Turn from the search to shrinking the best image."""
+        if self.record.best is None or self.record.left <= 0:
             return False
         if self.search is not None:
             self.search.close()
@@ -101,6 +102,32 @@ class _Game:
         except StopIteration:
             return False
         return True
+
+
+class _CleanScores:
+    """The first scores of different clean images, checked to be what the classifier's output declares."""
+
+    enough = 8
+
+    def __init__(self, classifier: Classifier) -> None:
+        self._info = classifier.info
+        self._rows: dict[str, Scores] = {}
+        self._labels: set[int] = set()
+
+    def add(self, games: list[_Game], scores: Scores) -> None:
+        if len(self._rows) >= self.enough:
+            return
+        for game, row in zip(games, scores, strict=True):
+            self._rows.setdefault(game.job.image_id, row)
+            self._labels.add(game.task.label)
+        self.check(least=self.enough)
+
+    def check(self, *, least: int = 2) -> None:
+        """Raise `ModelError` if they are not; constant scores only where at least so many images were scored."""
+        if self._rows:
+            known = np.stack(list(self._rows.values()))
+            few = len(known) < least or len(self._labels) < 2
+            check_output(known, self._info.output, source=self._info.source, constant=few)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +148,7 @@ def play(
     strategy: Strategy,
     *,
     shape: tuple[int, int, int],
-    rows: int,
+    batch: Batch,
     games: int | None = None,
 ) -> Iterator[tuple[int, AttackResult]]:
     """Attack images side by side; yield (index, result) as each is finished.
@@ -131,11 +158,12 @@ def play(
         jobs: the images, taken one by one as places become free.
         strategy: makes a search of a task.
         shape: (H, W, C) of every image.
-        rows: images a call to the classifier, >= 1.
+        batch: how many images to give the classifier at once.
         games: images in play at once; None for as many as fill the batches.
     """
-    places = games or 2 * max(1, min(32, -(-rows // 8)))
-    canvas = classifier.canvas(shape, slots=places, rows=rows)
+    places = games or 2 * max(1, min(32, -(-batch.rows // 8)))
+    canvas = classifier.canvas(shape, slots=places, rows=batch.rows, pad=batch.pad)
+    clean = _CleanScores(classifier)
     waiting = iter(jobs)
     free = deque(range(places))
     groups: list[list[_Game]] = [[], []]
@@ -148,7 +176,7 @@ def play(
                 finished: list[_Game] = []
                 asked[turn] = None
                 if pending is not None:
-                    groups[turn], finished = _answer(classifier, pending)
+                    groups[turn], finished = _answer(classifier, pending, clean)
                     free.extend(game.slot for game in finished)
                 room = -(-places // 2) if turn == 0 else max(places // 2, 1)
                 while not exhausted and free and len(groups[turn]) < room:
@@ -164,6 +192,7 @@ def play(
                     groups[turn] = []
                 for game in finished:
                     yield game.job.index, _result(classifier, game)
+    clean.check()
 
 
 def _ask(score: object, games: list[_Game], scorer: ThreadPoolExecutor) -> _Asked:
@@ -200,7 +229,7 @@ def _nothing() -> Future[Scores]:
     return future
 
 
-def _answer(classifier: Classifier, asked: _Asked) -> tuple[list[_Game], list[_Game]]:
+def _answer(classifier: Classifier, asked: _Asked, clean: _CleanScores) -> tuple[list[_Game], list[_Game]]:
     """Take in the scores of a merged question; return the games that go on and those that are over."""
     output = classifier.info.output
     scores = asked.scores.result()
@@ -208,11 +237,11 @@ def _answer(classifier: Classifier, asked: _Asked) -> tuple[list[_Game], list[_G
     labels = np.repeat(np.array([game.task.label for game in asked.games]), counts)
     aims = np.array([-1 if game.task.target is None else game.task.target for game in asked.games])
     margins = margins_of(scores, labels, np.repeat(aims, counts), output) if len(scores) else np.zeros(0)
-    clean = [game for game in asked.games if game.search is None]
-    if clean:
+    starting = [game for game in asked.games if game.search is None]
+    if starting:
         rows = np.cumsum([0, *counts])[:-1][[game.search is None for game in asked.games]]
-        check_output(scores[rows], output, source=classifier.info.source)
-        for game, predicted in zip(clean, classes_of(scores[rows], output).tolist(), strict=True):
+        clean.add(starting, scores[rows])
+        for game, predicted in zip(starting, classes_of(scores[rows], output).tolist(), strict=True):
             game.predicted = predicted
     going: list[_Game] = []
     finished: list[_Game] = []

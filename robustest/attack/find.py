@@ -10,7 +10,7 @@ import numpy as np
 
 from robustest.attack.driver import Job, play
 from robustest.attack.task import Notes, Strategy, Task
-from robustest.classifiers.batching import best_batch
+from robustest.classifiers.batching import choose_batch
 from robustest.classifiers.classifier import Classifier, check_fit
 from robustest.classifiers.loading import load_classifier
 from robustest.errors import InvalidSetting
@@ -131,7 +131,7 @@ def iter_adversarials(
     if settings.target is not None and classes is not None and settings.target >= classes:
         raise InvalidSetting(f"target must be below {classes}, the number of classes; got {settings.target}.")
     search = strategy or strategy_named(settings.attack)
-    rows = batch or best_batch(classifier, shape)
+    how = choose_batch(classifier, as_unit(images[:4]), rows=batch)
     eight_bit = images.dtype == np.uint8
 
     def jobs() -> Iterator[Job]:
@@ -148,4 +148,4 @@ def iter_adversarials(
             )
             yield Job(index, task, image_digest(image))
 
-    yield from play(classifier, jobs(), search, shape=shape, rows=rows)
+    yield from play(classifier, jobs(), search, shape=shape, batch=how)

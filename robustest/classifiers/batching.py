@@ -1,10 +1,17 @@
-"""How many images to give the classifier at once: measured, bounded by memory, and of no influence on any result."""
+"""How many images to give the classifier at once, and whether its scores depend on that.
+
+onnxruntime on a CPU gives an image the same bits in any company, so its batch is chosen by speed alone once a probe has
+confirmed it. BLAS, oneDNN and cuDNN choose their kernels by the batch: there every call gets exactly the same number of
+images, so that a result repeats bit for bit whatever else is being played.
+"""
 
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from robustest.classifiers.classifier import Classifier
 
@@ -13,19 +20,55 @@ _MEMORY = 256 << 20  # bytes of one batch of input images
 _GAIN = 1.05  # a larger batch must be this much faster an image
 
 
-def best_batch(classifier: Classifier, shape: tuple[int, int, int]) -> int:
-    """Images a call that give about the highest rate.
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """How images are given to the classifier.
 
-    Doubles the batch from 8 while that gains more than 5 % an image. For a model of fixed batch, that batch.
+    rows: images a call, >= 1. pad: always exactly that many.
+    """
+
+    rows: int
+    pad: bool = False
+
+
+def choose_batch(classifier: Classifier, images: NDArray[np.float32], *, rows: int | None = None) -> Batch:
+    """The batch for an attack on images like these.
+
+    Args:
+        classifier: the black box.
+        images: (N, H, W, C) in [0, 1], a few of those to be attacked, N >= 1.
+        rows: the user's own choice, or None to measure; set aside where scores depend on the batch.
+    """
+    fixed = classifier.info.fixed_batch
+    if fixed is not None:
+        return Batch(fixed, pad=True)
+    largest = classifier.info.largest_batch or _LARGEST
+    if not classifier.info.steady or not batch_invariant(classifier, images):
+        return Batch(min(classifier.info.padded_batch, largest), pad=True)
+    return Batch(min(rows, largest) if rows else best_batch(classifier, images.shape[1:]))
+
+
+def batch_invariant(classifier: Classifier, images: NDArray[np.float32]) -> bool:
+    """True if a few images get the same scores, bit for bit, alone, in pairs, and in a larger batch at other places."""
+    noise = np.random.default_rng(0).random((5, *images.shape[1:]), dtype=np.float32)
+    several = np.concatenate([images[:2], noise])
+    together = classifier(np.concatenate([several, several[::-1]]))
+    count = len(several)
+    if not (together[:count] == together[count:][::-1]).all():
+        return False
+    alone = np.concatenate([classifier(several[place : place + 1]) for place in range(count)])
+    pairs = np.concatenate([classifier(several[place : place + 2]) for place in range(0, count, 2)])
+    return bool((alone == together[:count]).all() and (pairs == together[:count]).all())
+
+
+def best_batch(classifier: Classifier, shape: tuple[int, ...]) -> int:
+    """Images a call that give about the highest rate: doubled from 8 while that gains more than 5 % an image.
 
     Args:
         shape: (H, W, C) of the images.
     """
-    info = classifier.info
-    if info.fixed_batch is not None:
-        return max(info.fixed_batch, 1)
     bytes_each = int(np.prod(shape)) * 4
-    largest = max(1, min(_LARGEST, info.largest_batch or _LARGEST, _MEMORY // bytes_each))
+    largest = max(1, min(_LARGEST, classifier.info.largest_batch or _LARGEST, _MEMORY // bytes_each))
     noise = np.random.default_rng(0).random((largest, *shape), dtype=np.float32)
     best, best_time, size = 1, np.inf, min(8, largest)
     while size <= largest:
@@ -42,7 +85,7 @@ def best_batch(classifier: Classifier, shape: tuple[int, int, int]) -> int:
     return best
 
 
-def _seconds_each(classifier: Classifier, images: np.ndarray[tuple[int, ...], np.dtype[np.float32]]) -> float:
+def _seconds_each(classifier: Classifier, images: NDArray[np.float32]) -> float:
     classifier(images)  # the first call of a size allocates
     started = time.perf_counter()
     classifier(images)

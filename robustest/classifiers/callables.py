@@ -50,10 +50,10 @@ class CallableClassifier:
             answer = answer.detach().cpu().numpy()
         return check_scores(answer, len(images), self._info.output, source=self._info.source)
 
-    def canvas(self, shape: tuple[int, int, int], *, slots: int, rows: int) -> Canvas:
+    def canvas(self, shape: tuple[int, int, int], *, slots: int, rows: int, pad: bool = False) -> Canvas:
         """A canvas in main memory; the function gets a copy that it may keep or change."""
 
         def run(batch: NDArray[np.float32]) -> Scores:
             return self(batch.copy())
 
-        return HostCanvas(run, None, shape, slots=slots, rows=rows)
+        return HostCanvas(run, None, shape, slots=slots, rows=rows, pad=pad)

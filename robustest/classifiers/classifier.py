@@ -23,7 +23,9 @@ class ClassifierInfo:
     spec: how it wants its input. output: what it gives.
     image_shape: (H, W, C); None where free or unknown. classes: how many, None if unknown.
     guessed: one sentence for each thing that was guessed rather than told.
-    batch: (fixed, largest) images a call; fixed None if any number, largest None if unbounded.
+    fixed_batch: the only number of images a call takes, None for any. largest_batch: None if unbounded.
+    steady: an image's scores are claimed not to depend, to the last bit, on the batch it is in; a probe checks that.
+    padded_batch: images in every call where they do depend on it.
     """
 
     source: str
@@ -34,6 +36,8 @@ class ClassifierInfo:
     guessed: tuple[str, ...] = ()
     fixed_batch: int | None = None
     largest_batch: int | None = None
+    steady: bool = False
+    padded_batch: int = 32
 
     @property
     def output(self) -> Output:
@@ -61,8 +65,9 @@ class Classifier(Protocol):
     def __call__(self, images: Images, /) -> Scores:
         """Score images (N, H, W, C) in [0, 1]: (N, K) scores, the largest is the class; (N,) labels if label-only."""
 
-    def canvas(self, shape: tuple[int, int, int], *, slots: int, rows: int) -> Canvas:
-        """A canvas for base images of `shape` (H, W, C): `slots` of them, at most `rows` images a call."""
+    def canvas(self, shape: tuple[int, int, int], *, slots: int, rows: int, pad: bool) -> Canvas:
+        """A canvas for base images of `shape` (H, W, C): `slots` of them, at most `rows` images a call, always
+        exactly `rows` where `pad`."""
 
 
 def margins_of(scores: Scores, labels: NDArray[np.int64], targets: NDArray[np.int64], output: Output) -> Margins:
@@ -133,8 +138,13 @@ def check_scores(scores: object, count: int, output: Output, *, source: str) -> 
     return array.astype(np.float32, copy=False)
 
 
-def check_output(scores: Scores, output: Output, *, source: str) -> None:
+def check_output(scores: Scores, output: Output, *, source: str, constant: bool = False) -> None:
     """Check on real images that the scores are what was declared, and that they depend on the image at all.
+
+    Args:
+        scores: of different images, of different classes.
+        output: what is declared. source: the classifier's name.
+        constant: allow all of them to be the same, as saturated probabilities of one class can be.
 
     Raises:
         ModelError: declared probabilities that are none, declared logits that are probabilities, constant scores.
@@ -154,7 +164,7 @@ def check_output(scores: Scores, output: Output, *, source: str) -> None:
             f"{source} is declared to give logits, but every row of its scores is in [0, 1] and sums to 1: these are "
             'probabilities. Declare output = "probabilities".'
         )
-    if len(scores) >= 2 and (scores == scores[0]).all():
+    if not constant and len(scores) >= 2 and (scores == scores[0]).all():
         raise ModelError(
             f"{source} gives the same scores for all of {len(scores)} different images. Check the input spec: with a wrong scale or "
             "mean a network can saturate."

@@ -75,6 +75,7 @@ class OnnxClassifier:
             classes=_whole(outputs[0].shape[-1]) if len(outputs[0].shape) == 2 else None,
             guessed=guessed,
             fixed_batch=_whole(shape[0]),
+            steady=True,
         )
         if guessed:
             self._info = self._with_guessed_output()
@@ -94,9 +95,9 @@ class OnnxClassifier:
         """Score images (N, H, W, C) in [0, 1]."""
         return self._run(self._spec.prepare(images))
 
-    def canvas(self, shape: tuple[int, int, int], *, slots: int, rows: int) -> Canvas:
+    def canvas(self, shape: tuple[int, int, int], *, slots: int, rows: int, pad: bool = False) -> Canvas:
         """A canvas whose buffer has the model's layout and values."""
-        return HostCanvas(self._run, self._spec, shape, slots=slots, rows=rows)
+        return HostCanvas(self._run, self._spec, shape, slots=slots, rows=rows, pad=pad)
 
     def _with_guessed_output(self) -> ClassifierInfo:
         """Logits or probabilities, by scoring four images of noise."""

@@ -54,6 +54,7 @@ class TorchClassifier:
             source=source or type(module).__name__,
             spec=self._spec,
             image_shape=(None, None, self._spec.channel_count),
+            padded_batch=256 if self._device.type == "cuda" else 32,
         )
 
     @property
@@ -70,9 +71,9 @@ class TorchClassifier:
         """Score images (N, H, W, C) in [0, 1]."""
         return self._run(torch.from_numpy(self._spec.prepare(images)).to(self._device))
 
-    def canvas(self, shape: tuple[int, int, int], *, slots: int, rows: int) -> Canvas:
+    def canvas(self, shape: tuple[int, int, int], *, slots: int, rows: int, pad: bool = False) -> Canvas:
         """A canvas on the module's device."""
-        return _TorchCanvas(self, shape, slots=slots, rows=rows)
+        return _TorchCanvas(self, shape, slots=slots, rows=rows, pad=pad)
 
     def _run(self, batch: torch.Tensor) -> Scores:
         try:
@@ -105,12 +106,14 @@ def full_precision(device: torch.device) -> Iterator[None]:
 
 
 class _TorchCanvas:
-    """Bases (slots, ...) in the model's layout on its device; batches are padded to `rows` there, so that the kernels
-    chosen, and with them the last bits of a score, do not depend on how many images are asked together."""
+    """Bases (slots, ...) in the model's layout on its device; with `pad`, batches are filled up
+    there, so that the kernels chosen, and with them the last bits of a score, do not depend on how many are asked."""
 
-    def __init__(self, owner: TorchClassifier, shape: tuple[int, int, int], *, slots: int, rows: int) -> None:
+    def __init__(
+        self, owner: TorchClassifier, shape: tuple[int, int, int], *, slots: int, rows: int, pad: bool
+    ) -> None:
         height, width, channels = shape
-        self._owner, self._shape, self._rows = owner, shape, rows
+        self._owner, self._shape, self._rows, self._pad = owner, shape, rows, pad
         self._spec = owner.info.spec
         self._device = owner.device
         self._cuda = self._device.type == "cuda"
@@ -132,7 +135,7 @@ class _TorchCanvas:
     def _score_part(self, slots: NDArray[np.int64], edits: Edits) -> Scores:
         height, width, channels = self._shape
         count = len(edits)
-        if self._cuda and count < self._rows:
+        if self._pad and count < self._rows:
             slots = np.concatenate([slots, np.repeat(slots[-1:], self._rows - count)])
         colours = self._spec.values(edits.values)
         if self._spec.channels == "BGR":

@@ -1,0 +1,189 @@
+"""The driver and its record: budget, memory, verdicts, and that nothing depends on who else is in the batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from robustest.attack.driver import replay
+from robustest.attack.find import iter_adversarials
+from robustest.attack.record import Record, distances_of, edit_keys, state_keys
+from robustest.attack.task import Search, Task
+from robustest.classifiers import InputSpec, load_classifier
+from robustest.errors import ModelError
+from robustest.results import AttackResult, Edits, Verdict
+from robustest.settings import AttackSettings, Norm
+from tests.models import linear_scores
+
+SIDE = 5
+
+
+def brightness(threshold: float) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
+    """Class 1 if more than `threshold` pixels' worth of light is in a gray image, else 0."""
+    weights = np.stack([np.zeros(SIDE * SIDE), np.ones(SIDE * SIDE)], axis=1).astype(np.float32)
+    return linear_scores(weights, np.array([threshold, 0], np.float32))  # type: ignore[return-value]
+
+
+def lights(counts: list[int]) -> Callable[[Task, np.random.Generator], Search]:
+    """A search that lights the first k pixels, for each k in turn, one question each."""
+
+    def search(task: Task, rng: np.random.Generator) -> Search:
+        for count in counts:
+            yield Edits.of([{pixel: 1.0 for pixel in range(count)}], 1)
+
+    return search
+
+
+def run(
+    strategy: Callable[[Task, np.random.Generator], Search], *, queries: int = 100, number: int = 3, **more: object
+) -> list[AttackResult]:
+    rng = np.random.default_rng(0)
+    images = np.where(rng.random((number, SIDE, SIDE, 1)) < 0.5, np.uint8(0), np.uint8(1))  # dark, and all different
+    classifier = load_classifier(brightness(3.5))
+    settings = AttackSettings(queries=queries)
+    found = dict(
+        iter_adversarials(classifier, images, np.zeros(number, np.int64), settings, strategy=strategy, **more)  # type: ignore[arg-type]
+    )
+    return [found[index] for index in range(number)]
+
+
+def test_a_flip_is_shrunk_replayed_and_measured() -> None:
+    for result in run(lights([9])):
+        assert result.verdict is Verdict.FLIPPED
+        assert result.l0_pixels == 4  # four lit pixels pass the threshold of 3.5, three and the dark rest do not
+        assert result.minimal is True
+        assert result.predicted == 1
+        assert result.image is not None
+        assert result.image.dtype == np.uint8
+        assert result.curve[0] == (2, 9.0)
+        assert result.curve[-1][1] == 4.0
+
+
+def test_the_budget_is_never_exceeded_and_counts_the_clean_image() -> None:
+    for queries in (1, 2, 5, 17):
+        for result in run(lights([1, 2, 3, 9] * 50), queries=queries):
+            assert result.queries <= queries
+    assert run(lights([1, 2, 3]), queries=3)[0].verdict is Verdict.SURVIVED
+
+
+def test_a_question_asked_twice_is_answered_from_memory() -> None:
+    result = run(lights([1, 2, 1, 2, 2]))[0]
+    assert (result.queries, result.remembered) == (3, 3)
+
+
+def test_a_search_that_turns_in_a_circle_is_stopped() -> None:
+    def circle(task: Task, rng: np.random.Generator) -> Search:
+        while True:
+            yield Edits.of([{0: 1.0}], 1)
+
+    assert run(circle)[0].queries == 2
+
+
+def test_misclassified_images_are_excluded_and_cost_one_query() -> None:
+    images = np.full((2, SIDE, SIDE, 1), 255, np.uint8)
+    images[1, 0] = 0
+    classifier = load_classifier(brightness(3.5))
+    found = dict(iter_adversarials(classifier, images, np.zeros(2, np.int64), AttackSettings(), strategy=lights([1])))
+    assert {result.verdict for result in found.values()} == {Verdict.EXCLUDED}
+    assert found[0].queries == 1
+    assert "answers 1" in found[0].reason
+
+
+def wandering(task: Task, rng: np.random.Generator) -> Search:
+    """Random states of one to seven lit pixels, three a question."""
+    while True:
+        states = [{int(p): 1.0 for p in rng.choice(SIDE * SIDE, rng.integers(1, 8), replace=False)} for _ in range(3)]
+        yield Edits.of(states, 1)
+
+
+def test_results_do_not_depend_on_batch_or_company() -> None:
+    def essence(results: list[AttackResult]) -> list[object]:
+        return [(r.verdict, r.l0_pixels, r.queries, r.curve, r.margin) for r in results]
+
+    whole = essence(run(wandering, number=6, batch=64))
+    assert essence(run(wandering, number=6, batch=1)) == whole
+    assert essence(run(wandering, number=6, batch=5)) == whole
+    assert essence(run(wandering, number=2, batch=64)) == whole[:2]
+
+
+def test_a_label_only_classifier_plays_and_says_so() -> None:
+    scores = brightness(3.5)
+    classifier = load_classifier(lambda images: scores(images).argmax(axis=1), InputSpec(output="label"))
+    images = np.zeros((2, SIDE, SIDE, 1), np.uint8)
+    images[1, 0, 0] = 1
+    found = dict(
+        iter_adversarials(classifier, images, np.zeros(2, np.int64), AttackSettings(queries=60), strategy=lights([9]))
+    )
+    assert all(result.l0_pixels == 4 and result.decision_only for result in found.values())
+
+
+def test_a_flip_that_does_not_hold_when_scored_again_is_unknown() -> None:
+    found = run(lights([9]), number=1)[0]
+    image = np.zeros((SIDE, SIDE, 1), np.float32)
+    task = Task(
+        image=image,
+        eight_bit=True,
+        label=0,
+        target=None,
+        decision_only=False,
+        clean_margin=1.0,
+        settings=AttackSettings(),
+    )
+    too_few = Edits.of([{0: 1.0, 1: 1.0, 2: 1.0}], 1)
+    again = replay(load_classifier(brightness(3.5)), found, task, too_few, minimal=True)
+    assert again.verdict is Verdict.UNKNOWN
+    assert "answers differently" in again.reason
+
+
+def test_constant_scores_are_an_error_not_a_result() -> None:
+    with pytest.raises(ModelError, match="same scores"):
+        list(
+            iter_adversarials(
+                load_classifier(lambda images: np.ones((len(images), 2), np.float32) * [2, 1]),
+                np.arange(2 * SIDE * SIDE, dtype=np.uint8).reshape(2, SIDE, SIDE, 1),
+                np.arange(2),
+                AttackSettings(),
+                strategy=lights([1]),
+                batch=4,
+            )
+        )
+
+
+@given(st.lists(st.integers(0, 30), unique=True, max_size=6), st.integers(0, 100))
+def test_a_state_is_a_set_its_order_does_not_matter(pixels: list[int], seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    colours = {pixel: rng.random(3, dtype=np.float32) for pixel in pixels}
+    shuffled = {pixel: colours[pixel] for pixel in rng.permutation(np.array(pixels, int)).tolist()}
+    keys = state_keys(Edits.of([colours, shuffled], 3)).tolist()
+    assert keys[0] == keys[1]
+    if pixels:
+        assert state_keys(Edits.of([{p: c for p, c in colours.items() if p != pixels[0]}], 3))[0] != keys[0]
+
+
+def test_keys_of_all_single_changes_of_an_image_differ() -> None:
+    values = np.array([[r, g, b] for r in (0, 1) for g in (0, 1) for b in (0, 1)], np.float32)
+    edits = Edits(np.repeat(np.arange(1024), 8), np.tile(values, (1024, 1)), np.arange(8193))
+    assert len(set(edit_keys(edits).tolist())) == 8192
+
+
+@pytest.mark.parametrize(("norm", "wanted"), [("l0", 2), ("l0_dims", 3), ("l1", 1.4), ("l2", 0.78**0.5), ("linf", 0.7)])
+def test_distances_of_edits(norm: Norm, wanted: float) -> None:
+    base = np.array([[0.1, 0.2, 0.3], [0.5, 0.5, 0.5]], np.float32)
+    edits = Edits.of([{}, {0: [0.1, 0.9, 0.3], 1: [0.0, 0.5, 0.7]}], 3)
+    assert distances_of(edits, base, norm) == pytest.approx([0, wanted], abs=1e-6)
+
+
+def test_the_record_keeps_the_first_of_equally_near_images() -> None:
+    record = Record(np.zeros((9, 1), np.float32), "l0", 10)
+    edits = Edits.of([{0: 1.0, 1: 1.0}, {2: 1.0}, {3: 1.0}], 1)
+    record.learn(edits, state_keys(edits).tolist(), np.array([-1.0, -2.0, -3.0]))
+    assert record.best is not None
+    assert record.best.pixels.tolist() == [2]
+    assert record.curve == [(1, 2.0), (2, 1.0)]
+    assert (record.queries, record.left, record.lowest) == (3, 7, -3.0)
+    assert record.unchecked() == 1

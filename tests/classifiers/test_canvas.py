@@ -1,0 +1,61 @@
+"""Drawing edits on a canvas scores the same images as rendering each one whole."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from robustest.classifiers.canvas import HostCanvas
+from robustest.classifiers.spec import InputSpec
+from robustest.classifiers.torch_module import TorchClassifier
+from robustest.results import Edits
+
+SPECS = [
+    None,
+    InputSpec("NHWC", "RGB", 1.0, (3.0,), (2.0,)),
+    InputSpec("NCHW", "BGR", 1 / 255, (0.1, 0.2, 0.3), (1.0, 2.0, 3.0)),
+]
+
+
+def some_edits(rng: np.random.Generator, count: int, pixels: int, channels: int) -> Edits:
+    states = []
+    for _ in range(count):
+        chosen = rng.choice(pixels, rng.integers(0, 4), replace=False)
+        states.append({int(p): rng.random(channels, dtype=np.float32) for p in chosen})
+    return Edits.of(states, channels)
+
+
+@given(seed=st.integers(0, 10_000), which=st.integers(0, 2), rows=st.integers(1, 7), pad=st.booleans())
+def test_every_call_scores_exactly_the_edited_images(seed: int, which: int, rows: int, pad: bool) -> None:
+    rng = np.random.default_rng(seed)
+    spec, shape = SPECS[which], (3, 4, 3)
+    canvas = HostCanvas(lambda batch: batch.reshape(len(batch), -1).copy(), spec, shape, slots=3, rows=rows, pad=pad)
+    bases = rng.random((3, *shape), dtype=np.float32)
+    for slot in range(3):
+        canvas.place(slot, bases[slot])
+    for step in range(4):
+        count = int(rng.integers(1, 10))
+        slots, edits = rng.integers(0, 3, count), some_edits(rng, count, 12, 3)
+        wanted = np.concatenate([edits.one(i).apply(bases[slot]) for i, slot in enumerate(slots)])
+        prepared = wanted if spec is None else spec.prepare(wanted)
+        assert (canvas.score(slots, edits) == prepared.reshape(count, -1)).all()
+        if step == 1:
+            bases[1] = rng.random(shape, dtype=np.float32)
+            canvas.place(1, bases[1])
+
+
+@pytest.mark.parametrize("spec", SPECS[1:])
+def test_the_torch_canvas_scores_what_the_module_scores_on_whole_images(spec: InputSpec) -> None:
+    rng = np.random.default_rng(1)
+    torch.manual_seed(0)
+    classifier = TorchClassifier(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(36, 4)).eval(), spec)
+    bases = rng.random((2, 3, 4, 3), dtype=np.float32)
+    canvas = classifier.canvas((3, 4, 3), slots=2, rows=4, pad=False)
+    for slot in range(2):
+        canvas.place(slot, bases[slot])
+    slots, edits = rng.integers(0, 2, 9), some_edits(rng, 9, 12, 3)
+    whole = np.concatenate([edits.one(i).apply(bases[slot]) for i, slot in enumerate(slots)])
+    assert canvas.score(slots, edits) == pytest.approx(classifier(whole), abs=1e-5)

@@ -1,0 +1,139 @@
+"""From what a user names to a classifier, and the refusals on the way."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from robustest.classifiers import InputSpec, load_classifier
+from robustest.classifiers.classifier import check_output
+from robustest.errors import InvalidSetting, InvalidSpec, ModelError, UntrustedModel
+from tests.models import write_linear_onnx
+
+RNG = np.random.default_rng(0)
+W, B = RNG.normal(size=(48, 3)).astype(np.float32), RNG.normal(size=3).astype(np.float32)
+
+
+def test_onnx_scores_are_the_matrix_product(tmp_path: Path) -> None:
+    path = write_linear_onnx(tmp_path / "m.onnx", W, B, shape=("n", 4, 4, 3))
+    classifier = load_classifier(path)
+    images = RNG.random((5, 4, 4, 3), dtype=np.float32)
+    assert classifier(images) == pytest.approx(images.reshape(5, -1) @ W + B, abs=1e-4)
+    assert classifier.info.spec == InputSpec("NHWC", "RGB", 1 / 255, output="logits")
+    assert any("layout NHWC" in guess for guess in classifier.info.guessed)
+    assert classifier.info.classes == 3
+
+
+def test_probabilities_are_guessed_from_scores_that_sum_to_one(tmp_path: Path) -> None:
+    path = write_linear_onnx(tmp_path / "m.onnx", W, B, shape=("n", 3, 4, 4), softmax=True)
+    info = load_classifier(path).info
+    assert (info.output, info.spec.layout) == ("probabilities", "NCHW")
+
+
+def test_a_fixed_batch_is_filled_up(tmp_path: Path) -> None:
+    path = write_linear_onnx(tmp_path / "m.onnx", W, B, shape=(4, 4, 4, 3))
+    images = RNG.random((6, 4, 4, 3), dtype=np.float32)
+    assert load_classifier(path)(images) == pytest.approx(images.reshape(6, -1) @ W + B, abs=1e-4)
+
+
+def test_a_file_cut_short_is_named(tmp_path: Path) -> None:
+    path = write_linear_onnx(tmp_path / "m.onnx", W, B, shape=("n", 4, 4, 3))
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(ModelError, match=r"m\.onnx cannot be loaded"):
+        load_classifier(path)
+    with pytest.raises(ModelError, match="does not exist"):
+        load_classifier(tmp_path / "none.onnx")
+
+
+def test_an_input_of_two_axes_is_no_image_classifier(tmp_path: Path) -> None:
+    path = write_linear_onnx(tmp_path / "m.onnx", W, B, shape=("n", 48))
+    with pytest.raises(ModelError, match="2 axes"):
+        load_classifier(path)
+
+
+def test_a_spec_that_contradicts_the_files_shape_is_refused(tmp_path: Path) -> None:
+    path = write_linear_onnx(tmp_path / "m.onnx", W, B, shape=("n", 4, 4, 3))
+    with pytest.raises(InvalidSpec, match="3 channels"):
+        load_classifier(path, InputSpec("NHWC", "gray"))
+
+
+class Boom:
+    def __reduce__(self) -> tuple[object, ...]:
+        return (exec, ("raise SystemExit('code ran')",))
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".pth", ".pkl", ".pt2", ".keras"])
+def test_a_pickled_model_is_refused_before_a_byte_of_it_is_loaded(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"model{suffix}"
+    path.write_bytes(pickle.dumps(Boom()))
+    with pytest.raises(UntrustedModel, match="--trust-model sha256:"):
+        load_classifier(path)
+    with pytest.raises(UntrustedModel):
+        load_classifier(path, trust_model="sha256:00")
+
+
+def test_a_trusted_module_loads_by_its_digest(tmp_path: Path) -> None:
+    path = tmp_path / "model.pt"
+    torch.save(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 3)).eval(), path)
+    with pytest.raises(UntrustedModel) as refusal:
+        load_classifier(path)
+    digest = str(refusal.value).split("--trust-model ")[1]
+    assert load_classifier(path, trust_model=digest)(RNG.random((2, 4, 4, 3), dtype=np.float32)).shape == (2, 3)
+
+
+def test_module_callable_may_be_a_function_or_a_factory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "my_own_model.py").write_text(
+        "import numpy as np\ndef score(images): return images.reshape(len(images), -1)[:, :2]\ndef make(): return score\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    images = RNG.random((2, 4, 4, 3), dtype=np.float32)
+    for name in ("my_own_model:score", "my_own_model:make"):
+        assert load_classifier(name)(images) == pytest.approx(images.reshape(2, -1)[:, :2])
+    with pytest.raises(ModelError, match="no attribute"):
+        load_classifier("my_own_model:missing")
+    with pytest.raises(ModelError, match="cannot be imported"):
+        load_classifier("my_other_model:score")
+
+
+def test_a_module_in_training_mode_is_refused() -> None:
+    with pytest.raises(InvalidSetting, match="eval"):
+        load_classifier(torch.nn.Linear(2, 2))
+
+
+def test_a_callables_own_exception_names_it() -> None:
+    def broken(images: object) -> object:
+        raise ValueError("no weights")
+
+    with pytest.raises(ModelError, match=r"broken failed.*no weights"):
+        load_classifier(broken)(np.zeros((1, 2, 2, 1), np.float32))
+
+
+@pytest.mark.parametrize(
+    ("answer", "word"),
+    [
+        (np.full((2, 3), np.nan), "NaN"),
+        (np.zeros((2, 1)), "K >= 2"),
+        (np.zeros((3, 3)), "N = 2"),
+        ([["a", "b"], ["c", "d"]], "scores"),
+    ],
+)
+def test_answers_that_are_no_scores_are_refused(answer: object, word: str) -> None:
+    with pytest.raises(ModelError, match=word):
+        load_classifier(lambda images: answer)(np.zeros((2, 2, 2, 1), np.float32))
+
+
+def test_scores_must_be_what_was_declared() -> None:
+    logits = np.array([[3.0, 1.0], [0.0, 5.0]], np.float32)
+    probabilities = np.array([[0.25, 0.75], [0.5, 0.5]], np.float32)
+    check_output(logits, "logits", source="m")
+    check_output(probabilities, "probabilities", source="m")
+    with pytest.raises(ModelError, match='output = "logits"'):
+        check_output(logits, "probabilities", source="m")
+    with pytest.raises(ModelError, match='output = "probabilities"'):
+        check_output(probabilities, "logits", source="m")
+    with pytest.raises(ModelError, match="same scores"):
+        check_output(np.repeat(logits[:1], 2, axis=0), "logits", source="m")
