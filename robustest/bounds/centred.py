@@ -1,0 +1,343 @@
+"""Bounds relative to a base image: tight where few pixels move, because what does not move costs nothing.
+
+With z0 the network's values at the base image, a bound on a linear form of an activation's change `f(z) - f(z0)` is
+carried back as `sum c * change - sum r * |change|`. Where z lies in [l, u], a ReLU's change is at least the tangent at
+z0 times the change of z, and at most the larger of two secants from z0, to l and to u: slopes `middle +- half`. So every
+bound is exact at the base, and a pixel pays only for the neurons that it reaches; CROWN's lines pay for every
+unstable neuron, moved or not. On the network's last activations CROWN's upper line is tried too.
+
+Holds for any region that lies in the box of the bounds, for the network as executed where `unit` is that of its
+arithmetic (each node's rounding is subtracted), and accounts for the float64 rounding of its own. Measured on
+networks of CoVerD (two convolutions, 3,604 neurons): the margin at 2 of 784 pixels is bounded by +5.6 where CROWN
+with the same exact minimum over the pixels gives -36.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from robustest.bounds.cones import Cone, build_cone
+from robustest.bounds.graph import Activation, BoundGraph
+from robustest.bounds.region import Region
+from robustest.bounds.rounding import OUTWARD, U64, gamma
+
+_SLOPE_ERROR = 128 * U64
+"""Absolute rounding error of any slope computed here (slopes are at most 1)."""
+_ROWS = 256
+"""Forms pushed through the whole network at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Slopes:
+    """What is used of one layer of activations, (B, n) each, around the base value f(z0).
+
+    A form's coefficient c > 0 becomes `c * below` with radius `c * below_half`; c < 0 becomes `c * middle` with radius
+    `-c * half`, or (ReLU alone) on CROWN's `c * line` less `-c * gap`. A radius r becomes `r * steepest`.
+    """
+
+    below: Tensor
+    below_half: Tensor
+    middle: Tensor
+    half: Tensor
+    steepest: Tensor
+    line: Tensor
+    gap: Tensor
+
+
+def slopes_of(activation: Activation, base: Tensor, lower: Tensor, upper: Tensor) -> Slopes:
+    """Slopes of the change of an activation, for z in [lower, upper] and lower <= base <= upper."""
+    if activation.kind == "relu":
+        return _relu_slopes(activation.slope, base, lower, upper)
+    # The derivative of either is largest where |z| is least, and between its values at the ends otherwise.
+    nearest = torch.where((lower <= 0) & (upper >= 0), torch.zeros_like(base), torch.minimum(lower.abs(), upper.abs()))
+    farthest = torch.maximum(lower.abs(), upper.abs())
+    steepest, flattest = (_derivative(activation, z) for z in (nearest, farthest))
+    middle = (steepest + flattest) / 2
+    half = (steepest - flattest) / 2 + _SLOPE_ERROR
+    return Slopes(middle, half, middle, half, steepest + _SLOPE_ERROR, middle, torch.zeros_like(base))
+
+
+def _derivative(activation: Activation, z: Tensor) -> Tensor:
+    value = activation(z)
+    return value * (1 - value) if activation.kind == "sigmoid" else (1 - value) * (1 + value)
+
+
+def _relu_slopes(leak: float, base: Tensor, lower: Tensor, upper: Tensor) -> Slopes:
+    """See `Slopes`; `leak` is the slope below zero."""
+    positive = base > 0
+    tangent = torch.where(positive, 1.0, leak).to(base)
+    # Secants from the base to either end; the change of a convex function is steepest towards the upper one.
+    fall = (base - lower).clamp_min(1e-300)
+    rise = (upper - base).clamp_min(1e-300)
+    to_lower = torch.where(positive & (lower < 0), (base - leak * lower) / fall, tangent)
+    to_upper = torch.where(~positive & (upper > 0), (upper - leak * base) / rise, tangent)
+    exact = to_lower == to_upper
+    half = torch.where(exact, 0.0, (to_upper - to_lower) / 2 + _SLOPE_ERROR)
+    crossing = (lower < 0) & (upper > 0)
+    line = torch.where(crossing, (upper - leak * lower) / (upper - lower).clamp_min(1e-300), 0.0)
+    line = torch.where(crossing, line, torch.where(lower >= 0, 1.0, leak).to(base))
+    at_base = torch.where(positive, base, leak * base)
+    gap = leak * lower + line * (base - lower) - at_base + 16 * U64 * (lower.abs() + upper.abs())
+    leaky = _SLOPE_ERROR if leak else 0.0
+    return Slopes(
+        below=tangent,
+        below_half=torch.full_like(base, leaky),
+        middle=(to_lower + to_upper) / 2,
+        half=half + leaky,
+        steepest=torch.where(exact, tangent, to_upper + _SLOPE_ERROR),
+        line=line,
+        gap=torch.where(crossing, gap.clamp_min(0), 0.0),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Analysis:
+    """What is known of the network on a batch of B regions.
+
+    base: per node (B, n), its value at the region's centre.
+    lower, upper: per node (B, n), bounds on its executed values (every node that an activation reads, and those between).
+    noise: per node (B, n), what its execution and this program can round away.
+    slopes: per activation.
+    """
+
+    region: Region
+    base: Sequence[Tensor]
+    lower: list[Tensor]
+    upper: list[Tensor]
+    noise: list[Tensor]
+    slopes: dict[int, Slopes]
+
+
+@dataclass(frozen=True, slots=True)
+class FormBounds:
+    """Lower bounds of R linear forms of the scores on B regions.
+
+    value: (B, R). gains: (B, R, n) at most how much (<= 0) each dimension's move can change the form.
+    form: (B, R, n) coefficients of the linear part: its least point is a candidate for an attack.
+    """
+
+    value: Tensor
+    gains: Tensor
+    form: Tensor
+
+
+class CentredBounds:
+    """The bounds for one network; holds the cones of its early layers."""
+
+    def __init__(self, graph: BoundGraph, *, unit: float | None = None) -> None:
+        """Prepare a network.
+
+        Args:
+            graph: the network.
+            unit: roundoff of the arithmetic that the proof is about; 0 for exact real arithmetic, the graph's own
+                where None.
+        """
+        self.graph = graph
+        self.unit = graph.unit if unit is None else unit
+        read = [n.parents[0] for n in graph.nodes if n.activation is not None]
+        self._read_by_activation = sorted(set(read))
+        self._cones: dict[int, Cone | None] = {}
+        self.activations = [i for i, n in enumerate(graph.nodes) if n.activation is not None]
+
+    def _cone(self, node: int) -> Cone | None:
+        if node not in self._cones:
+            self._cones[node] = build_cone(self.graph, node)
+        return self._cones[node]
+
+    def analyse(self, region: Region, known: Mapping[int, tuple[Tensor, Tensor]] | None = None) -> Analysis:
+        """Bounds of every node that an activation reads.
+
+        Args:
+            region: B regions; their centres are the base images.
+            known: node to (B, n) bounds that are already proved of it on these regions.
+        """
+        graph, nodes = self.graph, self.graph.nodes
+        base = graph.forward_all(region.centre)
+        low, high = region.box()
+        state = Analysis(region, base, [low], [high], [torch.zeros_like(low)], {})
+        changes = [(low - region.centre, high - region.centre)]
+        for at in range(1, len(nodes)):
+            node = nodes[at]
+            reach = [torch.maximum(state.lower[p].abs(), state.upper[p].abs()) for p in node.parents]
+            noise = graph.node_error(at, reach, unit=self.unit) + 3 * graph.node_error(at, reach, unit=0.0)
+            state.noise.append(noise)
+            if node.activation is not None:
+                below, above = state.lower[node.parents[0]], state.upper[node.parents[0]]
+                state.slopes[at] = slopes_of(node.activation, base[node.parents[0]], below, above)
+                lower, upper = node.activation(below) - noise, node.activation(above) + noise
+            else:
+                lower, upper = self._step(at, changes, base[at], noise)
+                if known is not None and at in known:
+                    lower, upper = torch.maximum(lower, known[at][0]), torch.minimum(upper, known[at][1])
+                if at in self._read_by_activation and at > 1:
+                    lower, upper = self._tighten(at, state, lower, upper)
+            state.lower.append(torch.minimum(lower, base[at]))
+            state.upper.append(torch.maximum(upper, base[at]))
+            changes.append((state.lower[at] - base[at], state.upper[at] - base[at]))
+        return state
+
+    def _step(
+        self, at: int, changes: Sequence[tuple[Tensor, Tensor]], base: Tensor, noise: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Interval bounds of an affine node or a sum from the changes of its parents."""
+        node = self.graph.nodes[at]
+        low = torch.stack([changes[p][0] for p in node.parents]).sum(0)
+        high = torch.stack([changes[p][1] for p in node.parents]).sum(0)
+        middle, half = (low + high) / 2, (high - low) / 2
+        if node.op is not None:
+            middle, half = node.op.forward(middle), node.op.forward(half, absolute=True)
+        return base + middle - half * OUTWARD - noise, base + middle + half * OUTWARD + noise
+
+    def _tighten(self, at: int, state: Analysis, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+        """Bounds of a node that an activation reads, by pushing its entries back to the image."""
+        cone = self._cone(at)
+        if cone is not None:
+            ones = torch.eye(cone.index[at].shape[1], dtype=torch.float64)[None, None]
+            least, most = (
+                cone.scatter(self._push_cone(cone, sign * ones, state), self.graph.nodes[at].size) for sign in (1, -1)
+            )
+            return torch.maximum(lower, state.base[at] + least), torch.minimum(upper, state.base[at] - most)
+        unstable = ((lower < 0) & (upper > 0)).any(0).nonzero()[:, 0]
+        lower, upper = lower.clone(), upper.clone()
+        for rows in unstable.split(_ROWS):
+            forms = torch.zeros(1, len(rows), self.graph.nodes[at].size, dtype=torch.float64)
+            forms[0, torch.arange(len(rows)), rows] = 1.0
+            forms = forms.expand(state.region.batch, -1, -1)
+            least = self._push(at, forms, state).value
+            most = self._push(at, -forms, state).value
+            base = state.base[at][:, rows]
+            lower[:, rows] = torch.maximum(lower[:, rows], base + least)
+            upper[:, rows] = torch.minimum(upper[:, rows], base - most)
+        return lower, upper
+
+    def bound(self, state: Analysis, rows: Tensor) -> FormBounds:
+        """Lower bounds of linear forms of the scores, (R, K) rows, on each region: the best of several relaxations."""
+        last = len(self.graph.nodes) - 1
+        forms = rows.expand(state.region.batch, -1, -1)
+        best = self._push(last, forms, state)
+        for lines in ({self.activations[-1]},) if self.activations else ():
+            other = self._push(last, forms, state, lines)
+            better = other.value > best.value
+            best = FormBounds(
+                torch.where(better, other.value, best.value),
+                torch.where(better[..., None], other.gains, best.gains),
+                torch.where(better[..., None], other.form, best.form),
+            )
+        at_base = (forms * state.base[last][:, None]).sum(-1)
+        slack = gamma(rows.shape[1] + 4, U64) * (forms.abs() * state.base[last].abs()[:, None]).sum(-1)
+        return FormBounds(
+            at_base - slack + best.value - (at_base.abs() + best.value.abs()) * 4 * U64, best.gains, best.form
+        )
+
+    def _push(
+        self, start: int, forms: Tensor, state: Analysis, lines: frozenset[int] | set[int] = frozenset()
+    ) -> FormBounds:
+        """Lower bounds of forms (B, R, n) of the change of a node, through the whole network."""
+        waiting: dict[int, tuple[Tensor, Tensor | None]] = {start: (forms, None)}
+        batch, count = forms.shape[:2]
+        loss = torch.zeros(batch, count, dtype=torch.float64)
+        for at in range(start, 0, -1):
+            if at not in waiting:
+                continue
+            node, (centre, radius) = self.graph.nodes[at], waiting.pop(at)
+            size = centre.abs() if radius is None else centre.abs() + radius
+            loss = loss + (size @ state.noise[at][:, :, None])[..., 0]
+            if node.activation is not None:
+                use = {name: getattr(state.slopes[at], name)[:, None] for name in Slopes.__slots__}
+                centre, radius, extra = _through(centre, radius, use, at in lines and node.activation.kind == "relu")
+                loss = loss + extra
+            elif node.op is not None:
+                centre = node.op.backward(centre.flatten(0, 1)).unflatten(0, (batch, count))
+                if radius is not None:
+                    radius = node.op.backward(radius.flatten(0, 1), absolute=True).unflatten(0, (batch, count))
+                    radius = radius * OUTWARD
+            for parent in node.parents:
+                waiting[parent] = _plus(waiting.get(parent), centre, radius)
+        centre, radius = waiting[0]
+        region = state.region
+        gains = _gains(centre, radius, region.lower - region.centre, region.upper - region.centre)
+        return FormBounds((least_change(region, gains, centre, radius) - loss) * OUTWARD, gains, centre)
+
+    def _push_cone(self, cone: Cone, forms: Tensor, state: Analysis) -> Tensor:
+        """(B, P, R) lower bounds of forms on the cone's target, (1, 1, R, F)."""
+        batch, count = state.region.batch, forms.shape[2]
+        forms = forms.expand(batch, cone.patches, -1, -1)
+        waiting: dict[int, tuple[Tensor, Tensor | None]] = {cone.target: (forms, None)}
+        loss = torch.zeros(batch, cone.patches, count, dtype=torch.float64)
+        for at in cone.order[:-1]:
+            node, (centre, radius) = self.graph.nodes[at], waiting.pop(at)
+            size = centre.abs() if radius is None else centre.abs() + radius
+            loss = loss + (size @ cone.window(state.noise[at], at)[:, :, 0, :, None])[..., 0]
+            if node.activation is not None:
+                use = {name: cone.window(getattr(state.slopes[at], name), at) for name in Slopes.__slots__}
+                centre, radius, extra = _through(centre, radius, use, False)
+                loss = loss + extra
+            for parent in node.parents:
+                link = cone.links[at, parent]
+                waiting[parent] = _plus(
+                    waiting.get(parent),
+                    link.backward(centre),
+                    None if radius is None else link.backward(radius, absolute=True) * OUTWARD,
+                )
+        centre, radius = waiting[0]
+        owner = torch.arange(batch).repeat_interleave(cone.patches)
+        seen = state.region.restrict(owner, cone.pixels.repeat(batch, 1))
+        centre, radius = centre.flatten(0, 1), None if radius is None else radius.flatten(0, 1)
+        gains = _gains(centre, radius, seen.lower - seen.centre, seen.upper - seen.centre)
+        value = least_change(seen, gains, centre, radius).unflatten(0, (batch, cone.patches))
+        return (value - loss) * OUTWARD
+
+
+def _through(
+    centre: Tensor, radius: Tensor | None, use: Mapping[str, Tensor], line: bool
+) -> tuple[Tensor, Tensor | None, Tensor | float]:
+    """Forms on the change of an activation's output to forms on the change of its input, and what that loses."""
+    up, down = centre.clamp_min(0), centre.clamp_max(0)
+    spread = up * use["below_half"] if bool(use["below_half"].any()) else None
+    extra: Tensor | float = 0.0
+    if line:
+        extra = -(down * use["gap"]).sum(-1)
+        spread = _SLOPE_ERROR * down.abs() if spread is None else spread - _SLOPE_ERROR * down
+        new = up * use["below"] + down * use["line"]
+    else:
+        new = up * use["below"] + down * use["middle"]
+        spread = -(down * use["half"]) if spread is None else spread - down * use["half"]
+    if radius is not None:
+        spread = spread + radius * use["steepest"]
+    return new, spread * OUTWARD, extra
+
+
+def _plus(
+    held: tuple[Tensor, Tensor | None] | None, centre: Tensor, radius: Tensor | None
+) -> tuple[Tensor, Tensor | None]:
+    """Forms that reach a node over two ways add up."""
+    if held is None:
+        return centre, radius
+    if radius is None or held[1] is None:
+        return held[0] + centre, held[1] if radius is None else radius
+    return held[0] + centre, held[1] + radius
+
+
+def _gains(centre: Tensor, radius: Tensor | None, down: Tensor, up: Tensor) -> Tensor:
+    """(B, R, n) least that `c d - r |d|` can be over each dimension's own interval [down, up], which holds 0."""
+    if radius is None:
+        return torch.minimum(centre * up[:, None], centre * down[:, None])
+    return torch.minimum((centre - radius) * up[:, None], (centre + radius) * down[:, None]).clamp_max(0)
+
+
+def least_change(region: Region, gains: Tensor, centre: Tensor, radius: Tensor | None) -> Tensor:
+    """(B, R) least of `sum c d - sum r |d|` over the region's changes d; gains as from `_gains`, (B, R, n)."""
+    if region.norm == "linf":
+        return gains.sum(-1)
+    if region.norm in ("l0", "l0_dims"):
+        return region._best_pixels(gains)
+    down, up = (region.centre - region.lower)[:, None], (region.upper - region.centre)[:, None]
+    rise = (-centre if radius is None else radius - centre).clamp_min(0)
+    fall = (centre if radius is None else radius + centre).clamp_min(0)
+    rate, room = torch.maximum(rise, fall), torch.maximum(up, down).expand_as(rise)
+    gained = region._knapsack(rate, room) if region.norm == "l1" else region._ball_and_box(rate, room)
+    return -gained
