@@ -1,0 +1,65 @@
+"""Sparse-RS, the L0 version: random search over k pixels at corner colours.
+
+Source: Croce, Andriushchenko, Singh, Flammarion & Hein, AAAI 2022, arXiv:2006.12834. The number k is fixed: one run
+answers for one k, and a curve over k takes a run, and a budget, for each.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from robustest.attack.task import Search, Task
+from robustest.baselines.corners import Corners, check_pixels, check_task
+
+# The share of pixels swapped is halved when these shares of the budget are spent.
+_HALVINGS = np.array([0, 50, 200, 500, 1000, 2000, 4000, 6000, 8000]) / 10_000
+
+
+def swapped_share(spent: float, initial: float) -> float:
+    """The share of the k pixels to be swapped, when a share `spent` of the budget is gone (paper, appendix)."""
+    return initial / 2 ** int((spent > _HALVINGS).sum())
+
+
+def sparse_rs(task: Task, rng: np.random.Generator, *, k: int = 10, initial: float = 0.8) -> Search:
+    """Swap some of k pixels for others at random corner colours; keep what is no worse; stop at the first flip.
+
+    Args:
+        k: pixels changed. initial: share of them swapped at first, in (0, 1].
+    """
+    check_task(task, "sparse-rs")
+    corners = Corners(task.image)
+    k = check_pixels("sparse-rs", k, corners.pixels)
+    inside = np.zeros(corners.pixels, bool)
+    pixels = rng.choice(corners.pixels, k, replace=False)
+    codes = rng.integers(corners.count, size=k)
+    inside[pixels] = True
+    margin = (yield corners.edits(pixels[None], codes[None]))[0]
+    iteration = 0
+    while margin >= 0:
+        iteration += 1
+        swaps = max(int(swapped_share(iteration / max(task.queries, 1), initial) * k), 1)
+        places = rng.permutation(k)[:swaps] if k > 1 else np.zeros(1, np.int64)
+        tried, colours = pixels.copy(), codes.copy()
+        tried[places] = _others(inside, pixels[places], rng)
+        colours[places] = rng.integers(corners.count, size=swaps)
+        answer = (yield corners.edits(tried[None], colours[None]))[0]
+        if answer <= margin:
+            inside[pixels[places]] = False
+            inside[tried[places]] = True
+            margin, pixels, codes = answer, tried, colours
+
+
+def _others(
+    inside: np.ndarray[tuple[int], np.dtype[np.bool_]], removed: np.ndarray[tuple[int], np.dtype[np.int64]], rng: np.random.Generator
+) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    """As many distinct pixels outside the set as are removed; those removed themselves where no other is left."""
+    count, outside = len(removed), len(inside) - int(inside.sum())
+    if outside < 4 * count:
+        pool = np.flatnonzero(~inside)
+        return rng.permutation(pool)[:count] if outside >= count else removed
+    chosen: list[int] = []
+    while len(chosen) < count:
+        pixel = int(rng.integers(len(inside)))
+        if not inside[pixel] and pixel not in chosen:
+            chosen.append(pixel)
+    return np.array(chosen, np.int64)
