@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
@@ -27,6 +27,20 @@ from robustest.results import AttackResult, Edits, Margins, Scores, Verdict, dis
 
 _STALE_QUESTIONS = 1000  # in a row answered from memory alone: a search that turns in a circle
 _EMPTY = Edits(np.zeros(0, np.int64), np.zeros((0, 1), np.float32), np.zeros(2, np.int64))
+
+
+@dataclass(slots=True)
+class Clock:
+    """Where the time of `play` goes, in seconds; filled in while it runs, never part of a result.
+
+    score: rendering and the classifier, in a thread of its own. search: the games' own work. merge: joining and
+    splitting questions, memory and records. wait: for the classifier, with nothing else to do.
+    """
+
+    score: float = 0.0
+    search: float = 0.0
+    merge: float = 0.0
+    wait: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +164,7 @@ def play(
     shape: tuple[int, int, int],
     batch: Batch,
     games: int | None = None,
+    clock: Clock | None = None,
 ) -> Iterator[tuple[int, AttackResult]]:
     """Attack images side by side; yield (index, result) as each is finished.
 
@@ -160,6 +175,7 @@ def play(
         shape: (H, W, C) of every image.
         batch: how many images to give the classifier at once.
         games: images in play at once; None for as many as fill the batches.
+        clock: is told where the time goes.
     """
     places = games or 2 * max(1, min(32, -(-batch.rows // 8)))
     canvas = classifier.canvas(shape, slots=places, rows=batch.rows, pad=batch.pad)
@@ -169,6 +185,14 @@ def play(
     groups: list[list[_Game]] = [[], []]
     asked: list[_Asked | None] = [None, None]
     exhausted = False
+    clock = clock or Clock()
+
+    def score(slots: NDArray[np.int64], sent: Edits) -> Scores:
+        started = time.perf_counter()
+        scores = canvas.score(slots, sent)
+        clock.score += time.perf_counter() - started
+        return scores
+
     with ThreadPoolExecutor(1) as scorer:
         while not exhausted or any(groups) or any(asked):
             for turn in (0, 1):
@@ -176,7 +200,10 @@ def play(
                 finished: list[_Game] = []
                 asked[turn] = None
                 if pending is not None:
-                    groups[turn], finished = _answer(classifier, pending, clean)
+                    started = time.perf_counter()
+                    scores = pending.scores.result()
+                    clock.wait += time.perf_counter() - started
+                    groups[turn], finished = _answer(classifier, pending, scores, clean, clock)
                     free.extend(game.slot for game in finished)
                 room = -(-places // 2) if turn == 0 else max(places // 2, 1)
                 while not exhausted and free and len(groups[turn]) < room:
@@ -185,17 +212,19 @@ def play(
                         exhausted = True
                         break
                     game = _Game(job, strategy, free.popleft())
-                    scorer.submit(canvas.place, game.slot, job.task.image).result()
+                    scorer.submit(canvas.place, game.slot, job.task.image)  # before any score: one thread, in order
                     groups[turn].append(game)
                 if groups[turn]:
-                    asked[turn] = _ask(canvas.score, groups[turn], scorer)
+                    started = time.perf_counter()
+                    asked[turn] = _ask(score, groups[turn], scorer)
+                    clock.merge += time.perf_counter() - started
                     groups[turn] = []
                 for game in finished:
                     yield game.job.index, _result(classifier, game)
     clean.check()
 
 
-def _ask(score: object, games: list[_Game], scorer: ThreadPoolExecutor) -> _Asked:
+def _ask(score: Callable[[NDArray[np.int64], Edits], Scores], games: list[_Game], scorer: ThreadPoolExecutor) -> _Asked:
     """Merge the questions of a group, leave out what is remembered or beyond the budget, and send the rest."""
     merged = Edits.joined([game.question for game in games])
     if all(game.task.eight_bit for game in games):
@@ -219,7 +248,7 @@ def _ask(score: object, games: list[_Game], scorer: ThreadPoolExecutor) -> _Aske
     sent = merged if len(places) == len(merged) else merged.take(places)
     slots = np.repeat(np.array([game.slot for game in games]), [len(new) for new in fresh])
     sent_keys = all_keys if len(places) == len(all_keys) else [all_keys[place] for place in places.tolist()]
-    future = scorer.submit(score, slots, sent) if len(sent) else _nothing()  # type: ignore[arg-type]
+    future = scorer.submit(score, slots, sent) if len(sent) else _nothing()
     return _Asked(games, keys, fresh, sent, sent_keys, future)
 
 
@@ -229,10 +258,12 @@ def _nothing() -> Future[Scores]:
     return future
 
 
-def _answer(classifier: Classifier, asked: _Asked, clean: _CleanScores) -> tuple[list[_Game], list[_Game]]:
+def _answer(
+    classifier: Classifier, asked: _Asked, scores: Scores, clean: _CleanScores, clock: Clock
+) -> tuple[list[_Game], list[_Game]]:
     """Take in the scores of a merged question; return the games that go on and those that are over."""
     output = classifier.info.output
-    scores = asked.scores.result()
+    started = time.perf_counter()
     counts = [len(new) for new in asked.fresh]
     labels = np.repeat(np.array([game.task.label for game in asked.games]), counts)
     aims = np.array([-1 if game.task.target is None else game.task.target for game in asked.games])
@@ -243,6 +274,7 @@ def _answer(classifier: Classifier, asked: _Asked, clean: _CleanScores) -> tuple
         clean.add(starting, scores[rows])
         for game, predicted in zip(starting, classes_of(scores[rows], output).tolist(), strict=True):
             game.predicted = predicted
+    before = sum(game.seconds for game in asked.games)
     going: list[_Game] = []
     finished: list[_Game] = []
     start = 0
@@ -258,6 +290,9 @@ def _answer(classifier: Classifier, asked: _Asked, clean: _CleanScores) -> tuple
             memory = game.record.memory
             goes_on = game.advance(np.array([memory[key] for key in keys], dtype=np.float64))
         (going if goes_on else finished).append(game)
+    spent = sum(game.seconds for game in asked.games) - before
+    clock.search += spent
+    clock.merge += time.perf_counter() - started - spent
     return going, finished
 
 

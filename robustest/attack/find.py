@@ -8,7 +8,7 @@ from typing import Any, Literal, cast
 
 import numpy as np
 
-from robustest.attack.driver import Job, play
+from robustest.attack.driver import Clock, Job, play
 from robustest.attack.task import Notes, Strategy, Task
 from robustest.classifiers.batching import choose_batch
 from robustest.classifiers.classifier import Classifier, check_fit
@@ -117,11 +117,12 @@ def iter_adversarials(
     *,
     batch: int | None = None,
     strategy: Strategy | None = None,
+    clock: Clock | None = None,
 ) -> Iterator[tuple[int, AttackResult]]:
     """As `find_adversarials` on checked input, yielding (index, result) as each image is finished.
 
     Args:
-        strategy: a search in place of the one that `settings.attack` names.
+        strategy: a search in place of the one that `settings.attack` names. clock: is told where the time goes.
     """
     if not len(images):
         return
@@ -148,4 +149,4 @@ def iter_adversarials(
             )
             yield Job(index, task, image_digest(image))
 
-    yield from play(classifier, jobs(), search, shape=shape, batch=how)
+    yield from play(classifier, jobs(), search, shape=shape, batch=how, clock=clock)
