@@ -14,7 +14,7 @@ to, the tree is kept from the start, and states reached by several orders are on
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Generic
 
 import numpy as np
@@ -140,6 +140,8 @@ class _Mcts(Generic[S, M]):
                     edges.waiting[path.edges] += 1
                     return True
                 if known is not None:
+                    if known.ending is None and known.estimate is None:
+                        known = replace(known, estimate=float(nodes.own[node]))
                     child = tree.add(state, known)
                     self.watch.see(state, known)
                 edges.child[edge] = child

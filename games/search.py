@@ -131,7 +131,8 @@ class Watch(Generic[S]):
     """The state of a running search that is always at hand: hand one in to look at it meanwhile.
 
     stopping: when to stop. clock: seconds; injected so that tests need not wait.
-    queries, iterations: spent so far. answers: to every state asked about; none is asked about twice.
+    queries, iterations: spent so far. answers: to every state asked about; none is asked about twice, and
+        several searches of one game may share them.
     """
 
     stopping: Stopping = field(default_factory=Stopping)
@@ -207,8 +208,10 @@ def ask(states: Sequence[S], watch: Watch[S]) -> Asking[S, list[Evaluation]]:
         watch.queries += len(new)
         for state, answer in zip(new, (yield new), strict=True):
             watch.answers[state] = answer
-            watch.see(state, answer)
-    return [watch.answers[state] for state in states]
+    answers = [watch.answers[state] for state in states]
+    for state, answer in zip(states, answers, strict=True):
+        watch.see(state, answer)
+    return answers
 
 
 def learn(game: Game[S, M], state: S, watch: Watch[S]) -> Asking[S, Evaluation]:

@@ -207,7 +207,9 @@ class Tree(Generic[S, M]):
             chance = self.edges.chance[span]
             low = chance @ lower
             high = low + chance @ (upper - lower)  # exactly `low` once every child is solved
-            value = float(chance @ np.where(tried, nodes.value[child], nodes.own[node]))
+            known = nodes.value[child[tried]]
+            guess = (nodes.own[node] + known.sum()) / (1 + len(known))  # of moves that were not drawn yet
+            value = float(chance @ np.where(tried, nodes.value[child], guess))
         else:
             low, high = (lower.max(), upper.max()) if aim == Aim.MAXIMISE else (lower.min(), upper.min())
             value = self._best_mean(node, mover_sign(Aim(int(aim))))

@@ -65,7 +65,7 @@ MUTATIONS = [
     Mutation("pruning: alpha-beta does not prune", "exact.py",
              "_Exact(game, kind, watch or Watch(), prune=True)", "_Exact(game, kind, watch or Watch(), prune=False)"),
     Mutation("chance: nature plays its likeliest move", "tree.py",
-             "value = chance @ np.where(tried, nodes.value[child], nodes.own[node])",
+             "value = float(chance @ np.where(tried, nodes.value[child], guess))",
              "low = high = value = lower[np.argmax(chance)]"),
     Mutation("all-moves-as-first: borrowed means never fade", "select.py", "k / (3.0 * tries + k)", "k / (0.0 * tries + k)"),
     Mutation("budget: leaves are asked about without counting", "search.py",
@@ -117,12 +117,13 @@ def first_failure(mutation: Mutation) -> str | None:
 
 def main() -> int:
     """Print the table; 0 if every mutation was noticed."""
-    print("| broken | noticed first by |\n| --- | --- |", flush=True)
+    sys.stdout.write("| broken | noticed first by |\n| --- | --- |\n")
     missed = 0
     for mutation in MUTATIONS:
         caught = first_failure(mutation)
         missed += caught is None
-        print(f"| {mutation.name} | {'**nothing**' if caught is None else f'`{caught}`'} |", flush=True)
+        sys.stdout.write(f"| {mutation.name} | {'**nothing**' if caught is None else f'`{caught}`'} |\n")
+        sys.stdout.flush()
     return int(missed > 0)
 
 
