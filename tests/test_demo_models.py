@@ -236,16 +236,20 @@ def test_training_again_gives_the_same_files(
 ) -> None:
     monkeypatch.setattr(script, "PGD_STEPS", 1)  # for speed
     data = write_data(tmp_path / "data", images=200)
-    digests = []
+    torch, digests = pytest.importorskip("torch"), []
     for run, seed in enumerate((3, 3, 4)):
         out = tmp_path / str(run) / "models"
         settings = ["--data", str(data), "--out", str(out), "--seed", str(seed), "--epochs", "1", "--batch", "50"]
+        torch.rand(1)  # what others draw must not matter
         assert script.main(settings) == 0
         files = [*(path for path in sorted(out.iterdir())), out.parent / "images.npz"]
         assert [path.name for path in files] == [
             "manifest.json", "plain.onnx", "plain.safetensors", "provable.onnx", "provable.safetensors", "images.npz",
         ]  # fmt: skip
         digests.append([hashlib.sha256(path.read_bytes()).hexdigest() for path in files])
+        with np.load(files[-1]) as arrays:
+            assert arrays["labels"].tolist() == list(range(10)) * 20
+            assert arrays["index"].tolist() == list(range(200))
     assert digests[0] == digests[1]
     assert digests[0][-1] == digests[2][-1]
     assert not set(digests[0][:-1]) & set(digests[2][:-1])
@@ -267,6 +271,20 @@ def test_margin_bounds_of_a_linear_model_are_its_minimum_over_the_box(script: Mo
     # The margin is 3x - 4y + 1; over [.4, .6] x [.85, 1] it is least at (.4, 1): 1.2 - 4 + 1.
     found = script.margin_bounds(model, image, label, 0.1)[0].tolist()
     assert found == pytest.approx([0.0, -1.8], abs=1e-6)
+
+
+@pytest.mark.parametrize("epsilon", [0.02, 0.1])
+def test_script_certifies_what_another_way_to_bound_does(
+    script: ModuleType, shipped: tuple[NDArray[np.float32], NDArray[np.int64]], epsilon: float
+) -> None:
+    torch = pytest.importorskip("torch")
+    pixels, labels = np.rint(shipped[0] * 255.0), shipped[1]
+    model = script.build()
+    model.load_state_dict({key: torch.tensor(value) for key, value in weights("provable").items()})
+    split = script.Split(torch.tensor(pixels.astype(np.uint8)), torch.tensor(labels))
+    found = script.certified(model.requires_grad_(False), split, epsilon)
+    np.testing.assert_array_equal(found, certified_by_corners(weights("provable"), pixels / 255, labels, epsilon))
+    assert 0 < found.sum() < len(found)
 
 
 def test_margin_bounds_of_radius_zero_are_the_margins(script: ModuleType) -> None:
