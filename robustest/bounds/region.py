@@ -232,12 +232,12 @@ class Region:
         value = _apply(form, self.centre) - _apply(size, slack * reach)
         down, up = (self.lower - self.centre)[:, None], (self.upper - self.centre)[:, None]
         if self.norm in ("l0", "l0_dims"):
-            return value + self._best_pixels(torch.where(form > 0, down, up) * form)
+            return value + self.best_units(torch.where(form > 0, down, up) * form)
         if self.norm == "l1":
-            return value - self._knapsack(size, torch.where(form > 0, -down, up)) * (1 + slack)
-        return value - self._ball_and_box(size, torch.where(form > 0, -down, up)) * (1 + slack)
+            return value - self.knapsack(size, torch.where(form > 0, -down, up)) * (1 + slack)
+        return value - self.ball_and_box(size, torch.where(form > 0, -down, up)) * (1 + slack)
 
-    def _best_pixels(self, gains: Tensor) -> Tensor:
+    def best_units(self, gains: Tensor) -> Tensor:
         """(B, R) sum of the most negative gains that the budgets allow; gains (B, R, n), each <= 0."""
         assert self.group is not None and self.budget is not None
         if self.unit > 1:
@@ -256,7 +256,7 @@ class Region:
                 total = total + (best * (torch.arange(most) < self.budget[:, g, None, None])).sum(-1)
         return total
 
-    def _knapsack(self, rate: Tensor, room: Tensor) -> Tensor:
+    def knapsack(self, rate: Tensor, room: Tensor) -> Tensor:
         """(B, R) most that can be gained at these rates per unit of L1, each within its room: a dual value.
 
         For any price >= 0 the gain is at most `price * eps + sum(room * max(rate - price, 0))`; the best price is
@@ -285,7 +285,7 @@ class Region:
             price = torch.where(better, new, price)
         return price
 
-    def _ball_and_box(self, size: Tensor, room: Tensor) -> Tensor:
+    def ball_and_box(self, size: Tensor, room: Tensor) -> Tensor:
         """(B, R) most that `size . d` can be for `||d|| <= eps`, `0 <= d <= room`: the better of two dual values."""
         with torch.no_grad():
             price = self._multiplier(size, room)
