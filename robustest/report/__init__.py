@@ -1,0 +1,1 @@
+"""Results for people (HTML, Markdown, terminal) and for machines (JUnit)."""
