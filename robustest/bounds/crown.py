@@ -79,6 +79,10 @@ class MarginBounds:
 Slopes = dict[int, Tensor]
 """Chosen lower slopes per activation node, (B, Q, size) or (B, 1, size), in [slope, 1]."""
 
+MiddleSlopes = dict[int, tuple[Slopes, Slopes]]
+"""Per node whose interval CROWN tightens: slopes for its lower and for its upper ends, (B, 1, size) shared by its
+entries or (B, entries, size)."""
+
 Multipliers = dict[int, Tensor]
 """Per node before an activation, (B, Q, size) to add to the forms: signed multipliers of split constraints."""
 
@@ -92,6 +96,7 @@ def back_substitute(
     offset: Tensor,
     *,
     slopes: Slopes | None = None,
+    per_row: bool = False,
     multipliers: Multipliers | None = None,
 ) -> tuple[Tensor, Tensor | None, Tensor]:
     """Carry forms on one node's output back to the image.
@@ -104,6 +109,7 @@ def back_substitute(
         forms: what to bound from below.
         offset: (N, Q) constants to start with.
         slopes: lower slopes of ReLUs, chosen freely; the relaxation's own where not given.
+        per_row: slopes are (N, Q, size), laid out like the forms, not like the batch of sets.
         multipliers: added to forms before activations, for branch and bound.
 
     Returns:
@@ -124,10 +130,14 @@ def back_substitute(
         if multipliers is not None and index in multipliers:
             assert isinstance(current, Whole)
             current = Whole(current.rows + multipliers[index], current.owner)
+        slope = None if slopes is None else slopes.get(index)
+        step: Forms
         if isinstance(current, Windows):
-            step, change = _window_step(index, node, current, intervals, None if slopes is None else slopes.get(index))
+            step, change = _window_step(index, node, current, intervals, slope)
         else:
-            step, change = _whole_step(index, node, current, intervals, None if slopes is None else slopes.get(index))
+            if slope is not None and current.owner is not None and not per_row:
+                slope = slope[current.owner]
+            step, change = _whole_step(index, node, current, intervals, slope)
         offset = offset + change
         for parent in node.parents:
             before = pending.get(parent)
@@ -195,7 +205,7 @@ def _whole_step(
         change = change - _charge(rows, intervals.error[index], owner)
         low = lines.lower_slope[:, None]
         if slope is not None:
-            low = torch.where(lines.free[:, None], slope if owner is None else slope[owner], low)
+            low = torch.where(lines.free[:, None], slope, low)
         return Whole(torch.where(rows > 0, low, lines.upper_slope[:, None]) * rows, owner), change
     change = -_charge(rows, intervals.error[index], owner)
     if node.op is None:
@@ -282,9 +292,9 @@ def refine(
     lower: Tensor,
     upper: Tensor,
     *,
-    slopes: Slopes | None = None,
+    slopes: tuple[Slopes, Slopes] | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Tighten the (B, size) interval of a node by CROWN wherever it holds 0."""
+    """Tighten the (B, size) interval of a node by CROWN wherever it holds 0; slopes for lower and for upper ends."""
     owner, entry = ((lower < 0) & (upper > 0)).nonzero(as_tuple=True)
     if len(owner) == 0:
         return lower, upper
@@ -293,16 +303,28 @@ def refine(
     found: tuple[list[Tensor], list[Tensor]] = ([], [])
     for begin in range(0, len(owner), block):
         who, which = owner[begin : begin + block], entry[begin : begin + block]
-        for sign, ends in ((1.0, found[0]), (-1.0, found[1])):
+        for side, sign in enumerate((1.0, -1.0)):
             zero = torch.zeros(len(who), 1, dtype=torch.float64)
             forms = node_forms(graph, index, who, which, sign)
             if isinstance(forms, Whole) and region.batch == 1:
                 forms, zero = Whole(forms.rows.transpose(0, 1), None), zero.T
-            bound = back_substitute(graph, region, intervals, index, forms, zero, slopes=slopes)[0]
-            ends.append(sign * bound.flatten())
+            mine, per_row = (None, False) if slopes is None else _slopes_of_rows(slopes[side], who, which, region.batch)
+            bound = back_substitute(
+                graph, region, intervals, index, forms, zero, slopes=mine, per_row=per_row
+            )[0]
+            found[side].append(sign * bound.flatten())
     new_lower = torch.maximum(lower[owner, entry], torch.cat(found[0]))
     new_upper = torch.minimum(upper[owner, entry], torch.cat(found[1]))
     return lower.index_put((owner, entry), new_lower), upper.index_put((owner, entry), new_upper)
+
+
+def _slopes_of_rows(slopes: Slopes, owner: Tensor, entry: Tensor, batch: int) -> tuple[Slopes, bool]:
+    """The slopes that rows for single entries take, and whether they are laid out like the rows."""
+    if all(s.shape[1] == 1 for s in slopes.values()):
+        return slopes, False
+    if batch == 1:
+        return {k: s[:, entry] for k, s in slopes.items()}, True
+    return {k: s[owner, entry][:, None] for k, s in slopes.items()}, True
 
 
 def _is_shallow(graph: BoundGraph, index: int) -> bool:
@@ -324,7 +346,7 @@ def propagate(
     executed: bool = True,
     crown: bool = True,
     known: Intervals | None = None,
-    slopes: Slopes | None = None,
+    middle: MiddleSlopes | None = None,
 ) -> Intervals:
     """Intervals of every node over the region.
 
@@ -334,7 +356,7 @@ def propagate(
         executed: charge the network's own rounding; else its exact real values are bounded.
         crown: tighten what enters activations; else intervals alone.
         known: intervals that hold already, such as a larger region's; the result is never wider.
-        slopes: lower slopes of ReLUs for the CROWN part.
+        middle: lower slopes of ReLUs for the CROWN part.
     """
     found = Intervals()
     unit = graph.unit if executed else 0.0
@@ -353,7 +375,8 @@ def propagate(
             and any(graph.nodes[c].kind == "activation" for c in graph.children[index])
             and not (region.norm == "linf" and _is_shallow(graph, index))
         ):
-            lower, upper = refine(graph, region, found, index, lower, upper, slopes=slopes)
+            chosen = None if middle is None else middle.get(index)
+            lower, upper = refine(graph, region, found, index, lower, upper, slopes=chosen)
         found.lower.append(lower)
         found.upper.append(upper)
         if node.activation is not None:
@@ -366,7 +389,7 @@ def _interval_step(
     graph: BoundGraph, index: int, found: Intervals, unit: float
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     node = graph.nodes[index]
-    reach = [found.reach(p) for p in node.parents]
+    reach = [found.reach(p).detach() for p in node.parents]
     error: Tensor | None = graph.node_error(index, reach, unit=unit)
     assert error is not None
     parent = node.parents[0]
@@ -425,7 +448,7 @@ def margin_bounds(
         assert known is not None
         intervals = known
     else:
-        intervals = propagate(graph, region, executed=executed, known=known, crown=crown, slopes=slopes)
+        intervals = propagate(graph, region, executed=executed, known=known, crown=crown)
     rows, against = margin_rows(graph.n_classes, labels, rivals)
     zero = torch.zeros(rows.shape[:2], dtype=torch.float64)
     last = len(graph.nodes) - 1
