@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal, cast
@@ -31,18 +32,25 @@ STRATEGIES = {
     "pointwise": "robustest.baselines.pointwise:pointwise",
     "sparse-evo": "robustest.baselines.sparse_evo:sparse_evo",
 }
+FIXED_PIXELS = ("sparse-rs", "brusle", "random-corners", "one-pixel")  # attacks with a given number of pixels
 
 
 def strategy_named(name: str) -> Strategy:
-    """The search of that name.
+    """The search of that name; `sparse-rs@5` is the one that changes exactly 5 pixels.
 
     Raises:
         InvalidSetting: there is none.
     """
-    if name not in STRATEGIES:
+    base, _, pixels = name.partition("@")
+    if base not in STRATEGIES:
         raise InvalidSetting(f"attack must be one of {', '.join(STRATEGIES)}; got {name!r}.")
-    module, _, function = STRATEGIES[name].partition(":")
-    return cast("Strategy", getattr(importlib.import_module(module), function))
+    if "@" in name and (base not in FIXED_PIXELS or not pixels.isdecimal() or int(pixels) < 1):
+        raise InvalidSetting(
+            f"attack {name!r}: @ gives the number of pixels, a whole number >= 1, of {', '.join(FIXED_PIXELS)} alone."
+        )
+    module, _, function = STRATEGIES[base].partition(":")
+    found = cast("Strategy", getattr(importlib.import_module(module), function))
+    return functools.partial(cast("Any", found), k=int(pixels)) if pixels else found
 
 
 def find_adversarial(

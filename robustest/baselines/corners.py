@@ -47,6 +47,14 @@ class Corners:
         np.cumsum(seen.sum(axis=1), out=offsets[1:])
         return Edits(pixels[seen], self.colours[codes[seen]], offsets)
 
+    def drawn(self, sizes: list[int], rng: np.random.Generator) -> Edits:
+        """Images of so many random distinct pixels at random corners; what changes nothing is left out."""
+        pixels = np.concatenate([rng.choice(self.pixels, size, replace=False) for size in sizes])
+        codes = rng.integers(self.count, size=len(pixels))
+        seen = self.changes[codes, pixels]
+        ends = np.concatenate([[0], np.cumsum(seen)])[np.cumsum([0, *sizes])]
+        return Edits(pixels[seen], self.colours[codes[seen]], ends.astype(np.int64))
+
     def singles(self) -> tuple[Ints, Ints]:
         """Every (pixel, corner) that changes the image, in the order of the pixels."""
         pixels, codes = np.nonzero(self.changes.T)

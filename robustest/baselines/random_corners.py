@@ -6,7 +6,6 @@ import numpy as np
 
 from robustest.attack.task import Search, Task
 from robustest.baselines.corners import Corners, check_pixels, check_task
-from robustest.results import Edits
 
 _BATCH = 16
 _LARGEST_SHARE = 4  # at most one pixel in this many, where k is left open
@@ -25,13 +24,7 @@ def random_corners(task: Task, rng: np.random.Generator, *, k: int | None = None
     most = fixed or max(corners.pixels // _LARGEST_SHARE, 1)
     while most >= 1:
         sizes = [fixed or int(np.exp(rng.uniform(0, np.log(most + 1)))) for _ in range(_BATCH)]
-        states = [
-            corners.edits(
-                rng.choice(corners.pixels, size, replace=False)[None], rng.integers(corners.count, size=(1, size))
-            )
-            for size in sizes
-        ]
-        margins = yield Edits.joined(states)
+        margins = yield corners.drawn(sizes, rng)
         flipped = [size for size, margin in zip(sizes, margins, strict=True) if margin < 0]
         if flipped and fixed:
             return

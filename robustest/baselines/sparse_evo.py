@@ -54,7 +54,9 @@ def sparse_evo(task: Task, rng: np.random.Generator) -> Search:
             share = max(share * _SHRINK, _LEAST_MUTATED)
 
 
-def _image(mask: np.ndarray[tuple[int], np.dtype[np.bool_]], noise: np.ndarray[tuple[int, int], np.dtype[np.float32]]) -> Edits:
+def _image(
+    mask: np.ndarray[tuple[int], np.dtype[np.bool_]], noise: np.ndarray[tuple[int, int], np.dtype[np.float32]]
+) -> Edits:
     """One image that takes the noise where the mask is set."""
     pixels = np.flatnonzero(mask)
     return Edits(pixels, noise[pixels], np.array([0, len(pixels)], np.int64))

@@ -17,7 +17,7 @@ _HALVINGS = np.array([0, 50, 200, 500, 1000, 2000, 4000, 6000, 8000]) / 10_000
 
 def swapped_share(spent: float, initial: float) -> float:
     """The share of the k pixels to be swapped, when a share `spent` of the budget is gone (paper, appendix)."""
-    return initial / 2 ** int((spent > _HALVINGS).sum())
+    return float(initial / 2 ** int((spent > _HALVINGS).sum()))
 
 
 def sparse_rs(task: Task, rng: np.random.Generator, *, k: int = 10, initial: float = 0.8) -> Search:
@@ -50,7 +50,9 @@ def sparse_rs(task: Task, rng: np.random.Generator, *, k: int = 10, initial: flo
 
 
 def _others(
-    inside: np.ndarray[tuple[int], np.dtype[np.bool_]], removed: np.ndarray[tuple[int], np.dtype[np.int64]], rng: np.random.Generator
+    inside: np.ndarray[tuple[int], np.dtype[np.bool_]],
+    removed: np.ndarray[tuple[int], np.dtype[np.int64]],
+    rng: np.random.Generator,
 ) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
     """As many distinct pixels outside the set as are removed; those removed themselves where no other is left."""
     count, outside = len(removed), len(inside) - int(inside.sum())
