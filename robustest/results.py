@@ -71,8 +71,13 @@ class Edits:
 
     def one(self, index: int) -> Edits:
         """The changes of one image alone, N = 1."""
-        start, stop = self.offsets[index], self.offsets[index + 1]
-        return Edits(self.pixels[start:stop], self.values[start:stop], np.array([0, stop - start], dtype=np.int64))
+        return self.part(index, index + 1)
+
+    def part(self, start: int, stop: int) -> Edits:
+        """The images from `start` up to but not including `stop`, without copying their changes."""
+        first, last = int(self.offsets[start]), int(self.offsets[stop])
+        offsets = self.offsets[start : stop + 1] - first
+        return Edits(self.pixels[first:last], self.values[first:last], offsets)
 
     def take(self, indices: NDArray[np.int64]) -> Edits:
         """The images at `indices`, in that order."""

@@ -69,6 +69,17 @@ class _Game:
         self.predicted: int | None = None
         self.reason = ""
 
+    def unremembered(self, keys: list[int]) -> list[int] | None:
+        """Which of the states asked must be sent: those not in memory, up to the budget; None for all of them."""
+        memory = self.record.memory
+        if memory.keys().isdisjoint(keys) and len(keys) <= self.record.left:
+            self.stale = 0 if keys else self.stale + 1
+            return None
+        new = [place for place, key in enumerate(keys) if key not in memory]
+        self.record.remembered += len(keys) - len(new)
+        self.stale = 0 if new else self.stale + 1
+        return new[: self.record.left]
+
     def advance(self, margins: Margins) -> bool:
         """Send the answer on and take the next question; False when the game is over."""
         started = time.perf_counter()
@@ -146,11 +157,15 @@ class _CleanScores:
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    """A group's merged question on its way: what was sent, and how the answers find back."""
+    """A group's merged question on its way: what was sent, and how the answers find back.
+
+    keys: of every state each game asked. fresh: which of them were sent, None for all. counts: how many were.
+    """
 
     games: list[_Game]
     keys: list[list[int]]
-    fresh: list[NDArray[np.int64]]
+    fresh: list[list[int] | None]
+    counts: list[int]
     sent: Edits
     sent_keys: list[int]
     scores: Future[Scores]
@@ -231,25 +246,25 @@ def _ask(score: Callable[[NDArray[np.int64], Edits], Scores], games: list[_Game]
         merged = replace(merged, values=np.rint(merged.values * 255).astype(np.float32) / np.float32(255))
     all_keys = state_keys(merged).tolist()
     keys: list[list[int]] = []
-    fresh: list[NDArray[np.int64]] = []
+    fresh: list[list[int] | None] = []
+    counts: list[int] = []
+    places: list[int] = []
     start = 0
     for game in games:
-        count = len(game.question)
-        own = all_keys[start : start + count]
-        memory = game.record.memory
-        new = [place for place, key in enumerate(own) if key not in memory]
-        game.record.remembered += count - len(new)
-        game.stale = 0 if new else game.stale + 1
+        stop = start + len(game.question)
+        own = all_keys[start:stop]
+        new = game.unremembered(own)
         keys.append(own)
-        fresh.append(np.array(new[: game.record.left], dtype=np.int64))
-        start += count
-    starts = np.cumsum([0, *(len(own) for own in keys)])[:-1]
-    places = np.concatenate([new + begin for new, begin in zip(fresh, starts, strict=True)])
-    sent = merged if len(places) == len(merged) else merged.take(places)
-    slots = np.repeat(np.array([game.slot for game in games]), [len(new) for new in fresh])
-    sent_keys = all_keys if len(places) == len(all_keys) else [all_keys[place] for place in places.tolist()]
+        fresh.append(new)
+        counts.append(len(own) if new is None else len(new))
+        places.extend(range(start, stop) if new is None else (start + place for place in new))
+        start = stop
+    whole = len(places) == len(all_keys)
+    sent = merged if whole else merged.take(np.array(places, dtype=np.int64))
+    sent_keys = all_keys if whole else [all_keys[place] for place in places]
+    slots = np.repeat(np.array([game.slot for game in games]), counts)
     future = scorer.submit(score, slots, sent) if len(sent) else _nothing()
-    return _Asked(games, keys, fresh, sent, sent_keys, future)
+    return _Asked(games, keys, fresh, counts, sent, sent_keys, future)
 
 
 def _nothing() -> Future[Scores]:
@@ -264,7 +279,7 @@ def _answer(
     """Take in the scores of a merged question; return the games that go on and those that are over."""
     output = classifier.info.output
     started = time.perf_counter()
-    counts = [len(new) for new in asked.fresh]
+    counts = asked.counts
     labels = np.repeat(np.array([game.task.label for game in asked.games]), counts)
     aims = np.array([-1 if game.task.target is None else game.task.target for game in asked.games])
     margins = margins_of(scores, labels, np.repeat(aims, counts), output) if len(scores) else np.zeros(0)
@@ -278,15 +293,17 @@ def _answer(
     going: list[_Game] = []
     finished: list[_Game] = []
     start = 0
-    for game, keys, new in zip(asked.games, asked.keys, asked.fresh, strict=True):
-        stop = start + len(new)
-        own = asked.sent.take(np.arange(start, stop))
-        game.record.learn(own, asked.sent_keys[start:stop], margins[start:stop])
+    for game, keys, new, count in zip(asked.games, asked.keys, asked.fresh, counts, strict=True):
+        stop = start + count
+        own = margins[start:stop]
+        game.record.learn(asked.sent, start, asked.sent_keys[start:stop], own)
         start = stop
         goes_on = False
         if game.search is None and not _attackable(game):
             pass
-        elif all(key in game.record.memory for key in keys):
+        elif new is None:
+            goes_on = game.advance(own)
+        elif all(key in game.record.memory for key in keys):  # none of it was beyond the budget
             memory = game.record.memory
             goes_on = game.advance(np.array([memory[key] for key in keys], dtype=np.float64))
         (going if goes_on else finished).append(game)

@@ -77,19 +77,25 @@ class Record:
         """Queries not yet spent."""
         return self.budget - self.queries
 
-    def learn(self, edits: Edits, keys: list[int], margins: Margins) -> None:
-        """Take in the margins of states that were sent to the classifier, in the order they were asked."""
-        self.memory.update(zip(keys, margins.tolist(), strict=True))
-        if len(margins):
-            self.lowest = min(self.lowest, float(margins.min()))
-        flips = np.flatnonzero(margins < 0)
-        if len(flips):
-            reached = distances_of(edits.take(flips), self.base, self.norm)
+    def learn(self, edits: Edits, start: int, keys: list[int], margins: Margins) -> None:
+        """Take in the margins of states that were sent to the classifier, in the order they were asked.
+
+        Args:
+            edits: a batch, of which this image's states are those from `start` on.
+            keys, margins: of these states, one each.
+        """
+        values = margins.tolist()
+        self.memory.update(zip(keys, values, strict=True))
+        lowest = min(values, default=np.inf)
+        self.lowest = min(self.lowest, lowest)
+        if lowest < 0:
+            flips = np.flatnonzero(margins < 0)
+            reached = distances_of(edits.take(flips + start), self.base, self.norm)
             for index, distance in zip(flips.tolist(), reached.tolist(), strict=True):
                 if distance < self.best_distance:
-                    self.best_distance, self.best = distance, edits.one(index)
+                    self.best_distance, self.best = distance, edits.one(start + index)
                     self.curve.append((self.queries + index + 1, distance))
-        self.queries += len(margins)
+        self.queries += len(values)
 
     def unchecked(self) -> int:
         """How many of the best image's neighbours with one pixel put back were never scored."""
