@@ -98,6 +98,7 @@ def back_substitute(
     slopes: Slopes | None = None,
     per_row: bool = False,
     multipliers: Multipliers | None = None,
+    trace: dict[int, Tensor] | None = None,
 ) -> tuple[Tensor, Tensor | None, Tensor]:
     """Carry forms on one node's output back to the image.
 
@@ -111,6 +112,7 @@ def back_substitute(
         slopes: lower slopes of ReLUs, chosen freely; the relaxation's own where not given.
         per_row: slopes are (N, Q, size), laid out like the forms, not like the batch of sets.
         multipliers: added to forms before activations, for branch and bound.
+        trace: filled with the (N, Q, size) forms on each activation's output, where they are whole.
 
     Returns:
         (N, Q) lower bounds; (N, Q, n) forms on the image, None where windows were used; (N, Q) offsets.
@@ -135,6 +137,8 @@ def back_substitute(
         if isinstance(current, Windows):
             step, change = _window_step(index, node, current, intervals, slope)
         else:
+            if trace is not None and node.activation is not None:
+                trace[index] = current.rows
             if slope is not None and current.owner is not None and not per_row:
                 slope = slope[current.owner]
             step, change = _whole_step(index, node, current, intervals, slope)
@@ -152,8 +156,11 @@ def back_substitute(
         pixels, rows = last.pixels(graph.input_shape)
         seen = region.restrict(last.owner, pixels).select(last.spot)
         return seen.min_linear(rows) + offset, None, offset
-    seen = region if last.owner is None else region.select(last.owner)
-    return seen.min_linear(last.rows) + offset, last.rows, offset
+    if region.batch == 1:
+        least = region.min_linear(last.rows.flatten(0, 1)[None]).reshape(offset.shape)
+    else:
+        least = (region if last.owner is None else region.select(last.owner)).min_linear(last.rows)
+    return least + offset, last.rows, offset
 
 
 def _is_image_order(graph: BoundGraph, node: Node) -> bool:
