@@ -85,7 +85,8 @@ def first_failure(mutation: Mutation) -> str | None:
         copy = Path(folder)
         shutil.copytree(ROOT / "games", copy / "games")
         shutil.copytree(ROOT / "tests" / "games", copy / "tests" / "games")
-        shutil.copy(ROOT / "tests" / "conftest.py", copy / "tests")
+        for name in ("__init__.py", "conftest.py"):
+            shutil.copy(ROOT / "tests" / name, copy / "tests")
         (copy / "pytest.ini").write_text("[pytest]\nmarkers = slow: slow\naddopts = -m 'not slow'\n")
         source = copy / "games" / mutation.module
         text = source.read_text()

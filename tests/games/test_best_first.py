@@ -4,13 +4,14 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from positions import gather, random_tree, tree_value
 
 from games.best_first import best_first, rules_bound
 from games.exact import expectimax
 from games.game import GameError, Kind
 from games.search import Stop, Stopping, Watch, run
 from games.toys import Gather, Nim, TicTacToe
+
+from .positions import gather, random_tree, tree_value
 
 
 def heaviest_first(game: Gather):

@@ -2,11 +2,12 @@
 
 import numpy as np
 import pytest
-from positions import gather, random_tree
 
 from games.check import check_game
 from games.game import Ending, Evaluation, GameError
 from games.toys import GOES_ON, Nim, TicTacToe
+
+from .positions import gather, random_tree
 
 
 @pytest.mark.parametrize("game", [Nim((1, 2, 3)), TicTacToe(), gather(0)], ids=type)

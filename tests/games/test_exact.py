@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from positions import gather, random_tree, tree_value
 
 from games.exact import alpha_beta, expectimax
 from games.game import Kind
 from games.search import Stop, Stopping, Watch, run
 from games.toys import Gather, Nim, RandomTree, TicTacToe
+
+from .positions import gather, random_tree, tree_value
 
 SOLVERS = [expectimax, alpha_beta]
 

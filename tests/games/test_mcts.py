@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from positions import gather, random_tree, search_to_the_end, tree_value
 
 from games.exact import expectimax
 from games.game import Ending, GameError, Kind
@@ -16,6 +15,8 @@ from games.mcts import MctsSettings, mcts
 from games.search import Stop, Stopping, Watch, run
 from games.select import puct, uct, uniform
 from games.toys import Gather, Nim, TicTacToe
+
+from .positions import gather, random_tree, search_to_the_end, tree_value
 
 SELECTS = {"uct": uct(), "puct": puct(), "greedy": uct(c=0.0), "uniform": uniform(np.random.default_rng(0))}
 any_settings = st.fixed_dictionaries({

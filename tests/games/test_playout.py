@@ -2,12 +2,13 @@
 
 import numpy as np
 import pytest
-from positions import random_tree
 
 from games.game import Kind
 from games.playout import play_out, random_play
 from games.search import Stop, Stopping, Watch, run
 from games.toys import Gather, Nim, TicTacToe
+
+from .positions import random_tree
 
 
 def test_random_tic_tac_toe_is_won_737_of_1260_times(rng):
