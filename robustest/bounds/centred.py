@@ -14,8 +14,9 @@ with the same exact minimum over the pixels gives -36.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -35,17 +36,26 @@ _ROWS = 256
 class Slopes:
     """What is used of one layer of activations, (B, n) each, around the base value f(z0).
 
-    A form's coefficient c > 0 becomes `c * below` with radius `c * below_half`; c < 0 becomes `c * middle` with radius
-    `-c * half`, or (ReLU alone) on CROWN's `c * line` less `-c * gap`. A radius r becomes `r * steepest`.
+    A form's coefficient c > 0 becomes `c * below` with radius `c * below_half` (None for 0); c < 0 becomes `c * middle`
+    with radius `-c * half`, or (ReLU alone) `c * line` on CROWN's upper line, which loses `-c * gap`. A radius r becomes
+    `r * steepest`.
     """
 
     below: Tensor
-    below_half: Tensor
+    below_half: Tensor | None
     middle: Tensor
     half: Tensor
     steepest: Tensor
     line: Tensor
     gap: Tensor
+
+    def seen(self, look: Callable[[Tensor], Tensor]) -> Slopes:
+        """The same slopes as forms of another shape meet them."""
+        return Slopes(
+            look(self.below),
+            None if self.below_half is None else look(self.below_half),
+            *(look(t) for t in (self.middle, self.half, self.steepest, self.line, self.gap)),
+        )
 
 
 def slopes_of(activation: Activation, base: Tensor, lower: Tensor, upper: Tensor) -> Slopes:
@@ -81,16 +91,16 @@ def _relu_slopes(leak: float, base: Tensor, lower: Tensor, upper: Tensor) -> Slo
     line = torch.where(crossing, (upper - leak * lower) / (upper - lower).clamp_min(1e-300), 0.0)
     line = torch.where(crossing, line, torch.where(lower >= 0, 1.0, leak).to(base))
     at_base = torch.where(positive, base, leak * base)
-    gap = leak * lower + line * (base - lower) - at_base + 16 * U64 * (lower.abs() + upper.abs())
+    gap = leak * lower + line * (base - lower) - at_base + _SLOPE_ERROR * (lower.abs() + upper.abs())
     leaky = _SLOPE_ERROR if leak else 0.0
     return Slopes(
         below=tangent,
-        below_half=torch.full_like(base, leaky),
+        below_half=torch.full_like(base, leaky) if leak else None,
         middle=(to_lower + to_upper) / 2,
         half=half + leaky,
         steepest=torch.where(exact, tangent, to_upper + _SLOPE_ERROR),
         line=line,
-        gap=torch.where(crossing, gap.clamp_min(0), 0.0),
+        gap=torch.where(crossing, gap.clamp_min(0), leaky * (lower.abs() + upper.abs())),
     )
 
 
@@ -100,7 +110,7 @@ class Analysis:
 
     base: per node (B, n), its value at the region's centre.
     lower, upper: per node (B, n), bounds on its executed values (every node that an activation reads, and those between).
-    noise: per node (B, n), what its execution and this program can round away.
+    noise: per node (B, n), what its execution and this program can round away; None for nothing.
     slopes: per activation.
     """
 
@@ -108,7 +118,7 @@ class Analysis:
     base: Sequence[Tensor]
     lower: list[Tensor]
     upper: list[Tensor]
-    noise: list[Tensor]
+    noise: list[Tensor | None]
     slopes: dict[int, Slopes]
 
 
@@ -138,6 +148,8 @@ class CentredBounds:
         """
         self.graph = graph
         self.unit = graph.unit if unit is None else unit
+        # Radii and losses are sums of products >= 0, rounded at every node on the way: made up for once, at the end.
+        self._outward = OUTWARD ** (2 * len(graph.nodes))
         read = [n.parents[0] for n in graph.nodes if n.activation is not None]
         self._read_by_activation = sorted(set(read))
         self._cones: dict[int, Cone | None] = {}
@@ -158,18 +170,21 @@ class CentredBounds:
         graph, nodes = self.graph, self.graph.nodes
         base = graph.forward_all(region.centre)
         low, high = region.box()
-        state = Analysis(region, base, [low], [high], [torch.zeros_like(low)], {})
+        state = Analysis(region, base, [low], [high], [None], {})
         changes = [(low - region.centre, high - region.centre)]
         for at in range(1, len(nodes)):
             node = nodes[at]
             reach = [torch.maximum(state.lower[p].abs(), state.upper[p].abs()) for p in node.parents]
-            noise = graph.node_error(at, reach, unit=self.unit) + 3 * graph.node_error(at, reach, unit=0.0)
+            noise = self._noise(at, reach)
             state.noise.append(noise)
             if node.activation is not None:
                 below, above = state.lower[node.parents[0]], state.upper[node.parents[0]]
                 state.slopes[at] = slopes_of(node.activation, base[node.parents[0]], below, above)
-                lower, upper = node.activation(below) - noise, node.activation(above) + noise
+                lower, upper = node.activation(below), node.activation(above)
+                if noise is not None:
+                    lower, upper = lower - noise, upper + noise
             else:
+                assert noise is not None
                 lower, upper = self._step(at, changes, base[at], noise)
                 if known is not None and at in known:
                     lower, upper = torch.maximum(lower, known[at][0]), torch.minimum(upper, known[at][1])
@@ -179,6 +194,17 @@ class CentredBounds:
             state.upper.append(torch.maximum(upper, base[at]))
             changes.append((state.lower[at] - base[at], state.upper[at] - base[at]))
         return state
+
+    def _noise(self, at: int, reach: Sequence[Tensor]) -> Tensor | None:
+        """(B, n) what a node's execution and this program's use of it can round away; None for nothing.
+
+        This program's share is counted once for the base values, once for interval bounds and twice for forms, which
+        multiply changes (at most twice the reach) and not values.
+        """
+        activation = self.graph.nodes[at].activation
+        if activation is not None and activation.kind == "relu" and activation.slope in (0.0, 1.0):
+            return None
+        return self.graph.node_error(at, reach, unit=self.unit) + 3 * self.graph.node_error(at, reach, unit=0.0)
 
     def _step(
         self, at: int, changes: Sequence[tuple[Tensor, Tensor]], base: Tensor, noise: Tensor
@@ -203,7 +229,7 @@ class CentredBounds:
             return torch.maximum(lower, state.base[at] + least), torch.minimum(upper, state.base[at] - most)
         unstable = ((lower < 0) & (upper > 0)).any(0).nonzero()[:, 0]
         lower, upper = lower.clone(), upper.clone()
-        for rows in unstable.split(_ROWS):
+        for rows in torch.split(unstable, _ROWS):
             forms = torch.zeros(1, len(rows), self.graph.nodes[at].size, dtype=torch.float64)
             forms[0, torch.arange(len(rows)), rows] = 1.0
             forms = forms.expand(state.region.batch, -1, -1)
@@ -213,6 +239,14 @@ class CentredBounds:
             lower[:, rows] = torch.maximum(lower[:, rows], base + least)
             upper[:, rows] = torch.minimum(upper[:, rows], base - most)
         return lower, upper
+
+    def hard_won(self, state: Analysis) -> dict[int, tuple[Tensor, Tensor]]:
+        """The bounds that cost most and take least room: worth handing to parts of the same regions as `known`."""
+        return {
+            at: (state.lower[at], state.upper[at])
+            for at in self._read_by_activation
+            if at > 1 and self._cone(at) is None
+        }
 
     def bound(self, state: Analysis, rows: Tensor) -> FormBounds:
         """Lower bounds of linear forms of the scores, (R, K) rows, on each region: the best of several relaxations."""
@@ -244,36 +278,38 @@ class CentredBounds:
             if at not in waiting:
                 continue
             node, (centre, radius) = self.graph.nodes[at], waiting.pop(at)
-            size = centre.abs() if radius is None else centre.abs() + radius
-            loss = loss + (size @ state.noise[at][:, :, None])[..., 0]
+            noise = state.noise[at]
+            if noise is not None:
+                loss = loss + _charge(centre, radius, noise[:, :, None])
             if node.activation is not None:
-                use = {name: getattr(state.slopes[at], name)[:, None] for name in Slopes.__slots__}
+                use = state.slopes[at].seen(lambda values: values[:, None])
                 centre, radius, extra = _through(centre, radius, use, at in lines and node.activation.kind == "relu")
                 loss = loss + extra
             elif node.op is not None:
-                centre = node.op.backward(centre.flatten(0, 1)).unflatten(0, (batch, count))
+                centre = node.op.backward(centre.flatten(0, 1)).reshape(batch, count, -1)
                 if radius is not None:
-                    radius = node.op.backward(radius.flatten(0, 1), absolute=True).unflatten(0, (batch, count))
-                    radius = radius * OUTWARD
+                    radius = node.op.backward(radius.flatten(0, 1), absolute=True).reshape(batch, count, -1)
             for parent in node.parents:
                 waiting[parent] = _plus(waiting.get(parent), centre, radius)
         centre, radius = waiting[0]
         region = state.region
+        radius = None if radius is None else radius * self._outward
         gains = _gains(centre, radius, region.lower - region.centre, region.upper - region.centre)
-        return FormBounds((least_change(region, gains, centre, radius) - loss) * OUTWARD, gains, centre)
+        return FormBounds((least_change(region, gains, centre, radius) - loss) * self._outward, gains, centre)
 
     def _push_cone(self, cone: Cone, forms: Tensor, state: Analysis) -> Tensor:
-        """(B, P, R) lower bounds of forms on the cone's target, (1, 1, R, F)."""
+        """(P, B, R) lower bounds of forms on the cone's target, (1, 1, R, F)."""
         batch, count = state.region.batch, forms.shape[2]
-        forms = forms.expand(batch, cone.patches, -1, -1)
+        forms = forms.expand(cone.patches, batch, -1, -1)
         waiting: dict[int, tuple[Tensor, Tensor | None]] = {cone.target: (forms, None)}
-        loss = torch.zeros(batch, cone.patches, count, dtype=torch.float64)
+        loss = torch.zeros(cone.patches, batch, count, dtype=torch.float64)
         for at in cone.order[:-1]:
             node, (centre, radius) = self.graph.nodes[at], waiting.pop(at)
-            size = centre.abs() if radius is None else centre.abs() + radius
-            loss = loss + (size @ cone.window(state.noise[at], at)[:, :, 0, :, None])[..., 0]
+            noise = state.noise[at]
+            if noise is not None:
+                loss = loss + _charge(centre, radius, cone.window(noise, at)[:, :, 0, :, None])
             if node.activation is not None:
-                use = {name: cone.window(getattr(state.slopes[at], name), at) for name in Slopes.__slots__}
+                use = state.slopes[at].seen(partial(cone.window, node=at))
                 centre, radius, extra = _through(centre, radius, use, False)
                 loss = loss + extra
             for parent in node.parents:
@@ -281,34 +317,38 @@ class CentredBounds:
                 waiting[parent] = _plus(
                     waiting.get(parent),
                     link.backward(centre),
-                    None if radius is None else link.backward(radius, absolute=True) * OUTWARD,
+                    None if radius is None else link.backward(radius, absolute=True),
                 )
         centre, radius = waiting[0]
-        owner = torch.arange(batch).repeat_interleave(cone.patches)
-        seen = state.region.restrict(owner, cone.pixels.repeat(batch, 1))
-        centre, radius = centre.flatten(0, 1), None if radius is None else radius.flatten(0, 1)
+        owner = torch.arange(batch).repeat(cone.patches)
+        seen = state.region.restrict(owner, cone.pixels.repeat_interleave(batch, 0))
+        centre = centre.flatten(0, 1)
+        radius = None if radius is None else radius.flatten(0, 1) * self._outward
         gains = _gains(centre, radius, seen.lower - seen.centre, seen.upper - seen.centre)
-        value = least_change(seen, gains, centre, radius).unflatten(0, (batch, cone.patches))
-        return (value - loss) * OUTWARD
+        value = least_change(seen, gains, centre, radius).reshape(cone.patches, batch, -1)
+        return (value - loss) * self._outward
 
 
 def _through(
-    centre: Tensor, radius: Tensor | None, use: Mapping[str, Tensor], line: bool
+    centre: Tensor, radius: Tensor | None, use: Slopes, line: bool
 ) -> tuple[Tensor, Tensor | None, Tensor | float]:
     """Forms on the change of an activation's output to forms on the change of its input, and what that loses."""
     up, down = centre.clamp_min(0), centre.clamp_max(0)
-    spread = up * use["below_half"] if bool(use["below_half"].any()) else None
-    extra: Tensor | float = 0.0
-    if line:
-        extra = -(down * use["gap"]).sum(-1)
-        spread = _SLOPE_ERROR * down.abs() if spread is None else spread - _SLOPE_ERROR * down
-        new = up * use["below"] + down * use["line"]
-    else:
-        new = up * use["below"] + down * use["middle"]
-        spread = -(down * use["half"]) if spread is None else spread - down * use["half"]
+    new = torch.addcmul(up * use.below, down, use.line if line else use.middle)
+    lost = -(down * use.gap).sum(-1) if line else 0.0
+    spread = None if line else down.mul_(use.half).neg_()
+    if use.below_half is not None:
+        leaked = up * use.below_half
+        spread = leaked if spread is None else spread.add_(leaked)
     if radius is not None:
-        spread = spread + radius * use["steepest"]
-    return new, spread * OUTWARD, extra
+        spread = radius * use.steepest if spread is None else spread.addcmul_(radius, use.steepest)
+    return new, spread, lost
+
+
+def _charge(centre: Tensor, radius: Tensor | None, noise: Tensor) -> Tensor:
+    """What forms (..., R, n) lose to a node's noise (..., n, 1)."""
+    size = centre.abs() if radius is None else centre.abs() + radius
+    return (size @ noise)[..., 0]
 
 
 def _plus(
@@ -334,10 +374,10 @@ def least_change(region: Region, gains: Tensor, centre: Tensor, radius: Tensor |
     if region.norm == "linf":
         return gains.sum(-1)
     if region.norm in ("l0", "l0_dims"):
-        return region._best_pixels(gains)
+        return region.best_units(gains)
     down, up = (region.centre - region.lower)[:, None], (region.upper - region.centre)[:, None]
     rise = (-centre if radius is None else radius - centre).clamp_min(0)
     fall = (centre if radius is None else radius + centre).clamp_min(0)
     rate, room = torch.maximum(rise, fall), torch.maximum(up, down).expand_as(rise)
-    gained = region._knapsack(rate, room) if region.norm == "l1" else region._ball_and_box(rate, room)
+    gained = region.knapsack(rate, room) if region.norm == "l1" else region.ball_and_box(rate, room)
     return -gained

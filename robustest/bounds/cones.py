@@ -28,7 +28,7 @@ class Link:
     """How forms on a node become forms on one of its parents, inside each of P patches.
 
     matrix: (P, F_node, F_parent), or None where entries only move. magnitude: its absolute value.
-    factor: (P, 1, F_node) to multiply by before entries move, or None.
+    factor: (P, 1, 1, F_node) to multiply by before entries move, or None.
     place: (P, F_parent) the node's slot that each slot of the parent gets; F_node for none.
     """
 
@@ -38,15 +38,17 @@ class Link:
     place: Tensor | None = None
 
     def backward(self, forms: Tensor, *, absolute: bool = False) -> Tensor:
-        """(B, P, R, F_node) to (B, P, R, F_parent)."""
+        """(P, B, R, F_node) to (P, B, R, F_parent)."""
         if self.matrix is not None and self.magnitude is not None:
-            return forms @ (self.magnitude if absolute else self.matrix)
+            patches, batch, rows, width = forms.shape
+            flat = forms.reshape(patches, batch * rows, width) @ (self.magnitude if absolute else self.matrix)
+            return flat.reshape(patches, batch, rows, -1)
         if self.factor is not None:
             forms = forms * (self.factor.abs() if absolute else self.factor)
         if self.place is None:
             return forms
         padded = torch.nn.functional.pad(forms, (0, 1))
-        index = self.place[None, :, None, :].expand(*forms.shape[:3], -1)
+        index = self.place[:, None, None, :].expand(*forms.shape[:3], -1)
         return padded.gather(-1, index)
 
 
@@ -73,14 +75,14 @@ class Cone:
         return self.pixels.shape[0]
 
     def window(self, values: Tensor, node: int) -> Tensor:
-        """(B, n) values of a node as (B, P, 1, F) seen by each patch, 0 in empty slots."""
+        """(B, n) values of a node as (P, B, 1, F) seen by each patch, 0 in empty slots."""
         padded = torch.nn.functional.pad(values, (0, 1))
-        return padded[:, self.index[node]][:, :, None]
+        return padded[:, self.index[node]].transpose(0, 1)[:, :, None]
 
     def scatter(self, values: Tensor, size: int) -> Tensor:
-        """(B, P, R) values of the target's entries as (B, size)."""
-        out = values.new_zeros(values.shape[0], size + 1)
-        out[:, self.index[self.target].flatten()] = values.flatten(1)
+        """(P, B, R) values of the target's entries as (B, size)."""
+        out = values.new_zeros(values.shape[1], size + 1)
+        out[:, self.index[self.target].flatten()] = values.transpose(0, 1).flatten(1)
         return out[:, :size]
 
 
@@ -200,7 +202,7 @@ def _link(graph: BoundGraph, at: int, parent: int, index: dict[int, Tensor], fou
         return Link(place=place)
     factor = None
     if isinstance(node.op, Scale):
-        factor = torch.nn.functional.pad(node.op.factor, (0, 1))[here][:, None, :]
+        factor = torch.nn.functional.pad(node.op.factor, (0, 1))[here][:, None, None, :]
     if torch.equal(here, there) and graph.nodes[parent].size == node.size:
         return Link(factor=factor)
     place = torch.full(there.shape, width, dtype=torch.int64)

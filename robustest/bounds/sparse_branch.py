@@ -15,7 +15,7 @@ from __future__ import annotations
 import heapq
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any, Literal
 
@@ -70,11 +70,13 @@ class _Node:
     groups: (units, budget), disjoint; a group of one unit is a box.
     values: dimension to (low, high), where narrower than all legal values.
     record: where this node's split is written down.
+    known: bounds of neurons that were proved of its parent.
     """
 
     groups: tuple[tuple[Tensor, int], ...]
     values: dict[int, tuple[float, float]]
     record: dict[str, Any]
+    known: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
 
 def decide_sparse(
@@ -89,7 +91,7 @@ def decide_sparse(
     mask: NDArray[np.bool_] | None = None,
     seconds: float = 30.0,
     nodes: int = 1_000_000,
-    batch: int = 4,
+    batch: int = 2,
     record: bool = False,
 ) -> Answer:
     """Decide whether changing at most `units` pixels (or dimensions) can change the class.
@@ -178,7 +180,16 @@ class _SparseSearch:
                 return answer(Decision.OPEN)
             taken = [heapq.heappop(heap)[2] for _ in range(min(batch, len(heap), nodes - done))]
             region = self._region(taken)
-            found = self.bounds.bound(self.bounds.analyse(region), self.rows)
+            known = {
+                at: (
+                    torch.stack([node.known[at][0] for node in taken]),
+                    torch.stack([node.known[at][1] for node in taken]),
+                )
+                for at in taken[0].known
+            }
+            state = self.bounds.analyse(region, known)
+            found = self.bounds.bound(state, self.rows)
+            won = self.bounds.hard_won(state)
             done += len(taken)
             failing = found.value <= 0
             witness = self._witness(region.argmin_linear(found.form)[failing])
@@ -188,8 +199,10 @@ class _SparseSearch:
                     continue
                 worst = int(found.value[b].argmin())
                 bound = float(found.value[b, worst])
+                held = {at: (low[b], high[b]) for at, (low, high) in won.items()}
                 for child in self._split(node, -found.gains[b, worst]):
                     made += 1
+                    child = replace(child, known=held)
                     heapq.heappush(heap, (bound, made, child))
                 if not record:
                     node.record.clear()
