@@ -6,6 +6,8 @@ Nothing heavy is imported until a command runs. Exit codes: 0 fine, 1 a threshol
 
 from __future__ import annotations
 
+import difflib
+import importlib.util
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -40,13 +42,30 @@ _ABOUT = """How few pixels flip an image classifier, how sure are we, and what i
 Exit codes: 0 fine, 1 a threshold was refuted, 2 misuse, 3 inconclusive, 4 the model or the environment failed, 5 nothing to test, 130 interrupted (run the same command again to resume)."""
 
 
-def _app() -> Any:
+def _app(chosen: str) -> Any:
+    """All commands by their line; the chosen one by its own docstring, which imports its module."""
     from cyclopts import App
 
     app = App(name="robustest", version=__version__, help=_ABOUT, help_format="plaintext")
     for name, (where, line) in COMMANDS.items():
-        app.command(where, name=name, help=line)
+        if name == chosen:
+            app.command(where, name=name)
+        else:
+            app.command(where, name=name, help=line)
     return app
+
+
+def _problem(chosen: str) -> str | None:
+    """Why there is no such command here, or None."""
+    if not chosen or chosen.startswith("-"):
+        return None
+    if chosen not in COMMANDS:
+        near = difflib.get_close_matches(chosen, COMMANDS, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        return f"no command is called {chosen!r}.{hint} The commands are {', '.join(COMMANDS)}."
+    if importlib.util.find_spec(COMMANDS[chosen][0].partition(":")[0]) is None:
+        return f"the command {chosen!r} is not part of this installation, version {__version__}."
+    return None
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -62,7 +81,12 @@ def run(arguments: Sequence[str]) -> int:
     """
     from cyclopts import CycloptsError
 
-    app = _app()
+    chosen = next(iter(arguments), "")
+    problem = _problem(chosen)
+    if problem is not None:
+        print(f"robustest: {problem}", file=sys.stderr)
+        return 2
+    app = _app(chosen)
     try:
         code = app(list(arguments), exit_on_error=False, print_error=True, result_action="return_value")
     except CycloptsError:

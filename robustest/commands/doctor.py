@@ -13,14 +13,26 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
 
 from robustest import __version__
 
 Status = Literal["ok", "absent", "warning", "failure"]
 
 _CORE = (
-    "numpy scipy opencv-python-headless onnxruntime joblib cyclopts rich jinja2 jsonschema urllib3 filelock".split()
+    "numpy",
+    "scipy",
+    "opencv-python-headless",
+    "onnxruntime",
+    "joblib",
+    "cyclopts",
+    "rich",
+    "jinja2",
+    "fastjsonschema",
+    "urllib3",
+    "filelock",
 )
 _MODULES = {"opencv-python-headless": "cv2"}
 _EXTRAS = {
@@ -52,20 +64,22 @@ class Finding:
     advice: str = ""
 
 
-def doctor(*, as_json: bool = False) -> int:
+def doctor(*, as_json: Annotated[bool, Parameter(name="--json", negative="")] = False) -> int:
     """Check this installation: versions, devices, what each extra unlocks, known conflicts, free disk space.
 
     Exits with 0, or with 4 if a part that every audit needs is missing or broken.
 
-    Parameters
-    ----------
-    as_json
-        Print the findings as JSON.
+    Args:
+        as_json: print the findings as JSON.
     """
     findings = examine(Path.cwd())
     broken = any(finding.status == "failure" for finding in findings)
     if as_json:
-        print(json.dumps({"robustest": __version__, "fine": not broken, "findings": [asdict(f) for f in findings]}, indent=1))
+        print(
+            json.dumps(
+                {"robustest": __version__, "fine": not broken, "findings": [asdict(f) for f in findings]}, indent=1
+            )
+        )
     else:
         _print(findings)
     return 4 if broken else 0
@@ -73,7 +87,15 @@ def doctor(*, as_json: bool = False) -> int:
 
 def examine(folder: Path) -> list[Finding]:
     """All findings; `folder` is where runs would be written."""
-    checks: tuple[Callable[[], Iterator[Finding]], ...] = (_machine, _core, _extras, _devices, _conflicts, _plugin, _demo)
+    checks: tuple[Callable[[], Iterator[Finding]], ...] = (
+        _machine,
+        _core,
+        _extras,
+        _devices,
+        _conflicts,
+        _plugin,
+        _demo,
+    )
     found = [finding for check in checks for finding in check()]
     return [*found, _disk(folder)]
 
@@ -137,7 +159,9 @@ def _devices() -> Iterator[Finding]:
         yield Finding("devices", "torch", "warning", f"cannot be imported: {type(error).__name__}: {error}", advice)
         return
     built = f"CUDA {torch.version.cuda}" if torch.version.cuda else "CPU only"
-    yield Finding("devices", "torch", "ok", f"{torch.__version__}, built for {built}, {torch.get_num_threads()} threads")
+    yield Finding(
+        "devices", "torch", "ok", f"{torch.__version__}, built for {built}, {torch.get_num_threads()} threads"
+    )
     if torch.version.cuda and not torch.cuda.is_available():
         yield Finding("devices", "CUDA", "warning", "torch is built for CUDA but sees no device", "Check the driver.")
     for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
@@ -213,7 +237,9 @@ def _demo() -> Iterator[Finding]:
 def _disk(folder: Path) -> Finding:
     free = shutil.disk_usage(folder).free
     if free < _LEAST_FREE:
-        return Finding("disk", str(folder), "warning", f"{free / 2**20:.0f} MiB free", "Free some, or give -o elsewhere.")
+        return Finding(
+            "disk", str(folder), "warning", f"{free / 2**20:.0f} MiB free", "Free some, or give -o elsewhere."
+        )
     return Finding("disk", str(folder), "ok", f"{free / 2**30:.1f} GiB free")
 
 
@@ -222,7 +248,12 @@ def _print(findings: list[Finding]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    marks = {"ok": ("ok", "green"), "absent": ("-", "dim"), "warning": ("warning", "yellow"), "failure": ("FAILURE", "red")}
+    marks = {
+        "ok": ("ok", "green"),
+        "absent": ("-", "dim"),
+        "warning": ("warning", "yellow"),
+        "failure": ("FAILURE", "red"),
+    }
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column(no_wrap=True)
     table.add_column(no_wrap=True)

@@ -89,21 +89,30 @@ def line_chart(
     y_top: float = 1.0,
     percent: bool = True,
     log: bool | None = None,
+    x_low: float = 1.0,
 ) -> Chart:
     """Lay out a chart from 0 to `x_top` and 0 to `y_top`.
 
     Args:
         percent: y is a share, written in per cent.
-        log: logarithmic axes from 1 on for all but shares; None for those whose top is large.
+        log: logarithmic axes for all but shares; None for those whose top is large.
+        x_low: where a logarithmic x axis begins, > 0; what is below stands there.
     """
-    x_place, x_ticks = _axis(x_top, LEFT, WIDTH - RIGHT, log)
+    x_place, x_ticks = _axis(x_top, LEFT, WIDTH - RIGHT, log, x_low)
     if percent:
         y_place, _ = _even_axis(1.0, HEIGHT - BOTTOM, TOP, 5)
         y_ticks = tuple(Tick(y_place(share), f"{share:.0%}") for share in (0, 0.25, 0.5, 0.75, 1.0))
     else:
-        y_place, y_ticks = _axis(y_top, HEIGHT - BOTTOM, TOP, log)
+        y_place, y_ticks = _axis(y_top, HEIGHT - BOTTOM, TOP, log, 1.0)
     return Chart(
-        ident, title, summary, x_label, y_label, x_ticks, y_ticks, tuple(_drawn(line, x_place, y_place) for line in lines)
+        ident,
+        title,
+        summary,
+        x_label,
+        y_label,
+        x_ticks,
+        y_ticks,
+        tuple(_drawn(line, x_place, y_place) for line in lines),
     )
 
 
@@ -144,9 +153,11 @@ def _path(xs: Sequence[float], ys: Sequence[float], steps: bool) -> str:
     return "".join(parts)
 
 
-def _axis(top: float, start: float, stop: float, log: bool | None) -> tuple[Callable[[float], float], tuple[Tick, ...]]:
+def _axis(
+    top: float, start: float, stop: float, log: bool | None, low: float
+) -> tuple[Callable[[float], float], tuple[Tick, ...]]:
     if top > _LONG_AXIS if log is None else log:
-        return _log_axis(top, start, stop)
+        return _log_axis(low, max(top, 10 * low), start, stop)
     return _even_axis(top, start, stop, 6)
 
 
@@ -157,24 +168,26 @@ def _even_axis(top: float, start: float, stop: float, most: int) -> tuple[Callab
         return start + (stop - start) * min(max(value / top, 0.0), 1.0)
 
     step = _round_step(top / most)
-    count = int(math.floor(top / step + 1e-9))
+    count = math.floor(top / step + 1e-9)
     return place, tuple(Tick(place(step * index), short_number(step * index)) for index in range(count + 1))
 
 
-def _log_axis(top: float, start: float, stop: float) -> tuple[Callable[[float], float], tuple[Tick, ...]]:
-    """Logarithmic from 1 on; values below 1 stand where 1 does."""
-    span = math.log10(max(top, 10.0))
+def _log_axis(low: float, top: float, start: float, stop: float) -> tuple[Callable[[float], float], tuple[Tick, ...]]:
+    """Logarithmic from `low` on; smaller values stand where `low` does."""
+    decades = math.log10(top / low)
 
     def place(value: float) -> float:
-        return start + (stop - start) * min(math.log10(max(value, 1.0)) / span, 1.0)
+        return start + (stop - start) * min(max(math.log10(max(value, low) / low) / decades, 0.0), 1.0)
 
-    marks = [factor * 10**power for power in range(int(span) + 1) for factor in ((1, 3) if span <= 3.2 else (1,))]
-    return place, tuple(Tick(place(mark), short_number(mark)) for mark in marks if mark <= max(top, 10.0) * 1.0001)
+    factors = (1, 2, 5) if decades <= 1.7 else (1, 3) if decades <= 3.2 else (1,)
+    first = math.floor(math.log10(low) + 1e-9)
+    marks = [factor * 10.0**power for power in range(first, first + math.ceil(decades) + 2) for factor in factors]
+    return place, tuple(Tick(place(mark), short_number(mark)) for mark in marks if low * 0.999 <= mark <= top * 1.001)
 
 
 def _round_step(rough: float) -> float:
     """The next of 1, 2, 5, 10, ... (or a tenth of them) at or above `rough`."""
-    power = 10 ** math.floor(math.log10(max(rough, 1e-9)))
+    power = 10.0 ** math.floor(math.log10(max(rough, 1e-9)))
     step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * 0.999)
     return max(step, 1.0) if rough >= 0.5 else step
 

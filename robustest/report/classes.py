@@ -10,7 +10,7 @@ import numpy as np
 from robustest.audit.records import ImageRecord
 from robustest.audit.statistics import clopper_pearson, median_of
 from robustest.audit.summary import AuditSummary
-from robustest.report.words import Table, bare_distance, interval, percent
+from robustest.report.words import Table, bare_distance, interval, percent, shortened
 from robustest.results import Verdict
 
 _LARGEST_MATRIX = 16  # classes; of more, the most frequent pairs are listed
@@ -80,7 +80,7 @@ def _class_row(summary: AuditSummary, label: int, records: list[ImageRecord]) ->
     high = clopper_pearson(survived + unknown, attacked)[1] if attacked else None
     share = f"{percent(survived / attacked)} ({interval(low, high)})" if low is not None and high is not None else "-"
     return ClassRow(
-        name=summary.data.class_name(label),
+        name=shortened(summary.data.class_name(label), 48),
         attacked=attacked,
         flipped=kinds[Verdict.FLIPPED],
         survived=survived,
@@ -99,7 +99,10 @@ def confusion_of(summary: AuditSummary) -> Confusion | None:
     pairs = Counter((r.label, r.predicted) for r in summary.records if r.flipped and r.predicted is not None)
     if not pairs:
         return None
-    name = summary.data.class_name
+
+    def name(label: int | None) -> str:
+        return shortened(summary.data.class_name(label))
+
     (label, answer), count = pairs.most_common(1)[0]
     note = f"Most often: {name(label)} taken for {name(answer)}, {count:,} of {pairs.total():,} flips."
     involved = sorted({label for pair in pairs for label in pair})

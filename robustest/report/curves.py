@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -65,7 +66,9 @@ def survival_of(summary: AuditSummary) -> Survival | None:
     every = _survival_table("Every step of the survival curve", _thinned(points), norm)
     if not is_whole(norm):
         return Survival(note, chart, _survival_table("Survival", _thinned(points, 8), norm), every)
-    return Survival(note, chart, _survival_table("Survival", [p for p in points if p.distance in _SHORT_TABLE], norm), every)
+    return Survival(
+        note, chart, _survival_table("Survival", [p for p in points if p.distance in _SHORT_TABLE], norm), every
+    )
 
 
 def survival_top(summaries: Sequence[AuditSummary]) -> float:
@@ -135,6 +138,7 @@ def convergence_of(summary: AuditSummary) -> Convergence | None:
         x_label="queries",
         y_label="share flipped",
         x_top=budget,
+        x_low=_least_queries(budget),
     )
     medians = list(zip(grid, _medians(flipped, tested, grid), strict=True))
     reached = tuple((float(q), m) for q, m in medians if m is not None)
@@ -146,11 +150,12 @@ def convergence_of(summary: AuditSummary) -> Convergence | None:
     best = line_chart(
         "best-chart",
         lines,
-        title="Best distance found so far: each flipped image, and the median of all attacked",
+        title="Best distance so far: each flipped image, and the median of all",
         summary=f"{len(shown)} curves." + (f" Median at the end: {reached[-1][1]:g}." if reached else ""),
         x_label="queries",
         y_label=axis_of(norm),
         x_top=budget,
+        x_low=_least_queries(budget),
         y_top=most,
         percent=False,
     )
@@ -190,6 +195,11 @@ def _medians(flipped: Sequence[ImageRecord], tested: int, grid: Sequence[int]) -
     return [float(value) if np.isfinite(value) else None for value in middle]
 
 
+def _least_queries(budget: int) -> float:
+    """Where the axis of queries begins: its last decade and a half is where things happen."""
+    return max(1.0, 10.0 ** math.floor(math.log10(budget / 30))) if budget > 30 else 1.0
+
+
 def _grid(budget: int) -> list[int]:
     """Numbers of queries from 1 to the budget, evenly spread on a logarithmic axis and with every round one."""
     spread = np.unique(np.geomspace(1, max(budget, 2), 60).round().astype(int)).tolist()
@@ -199,5 +209,3 @@ def _grid(budget: int) -> list[int]:
 def _table_grid(budget: int) -> set[int]:
     rounds = {factor * 10**power for power in range(8) for factor in (1, 2, 5)}
     return {q for q in rounds if 10 <= q < budget} | {budget}
-
-

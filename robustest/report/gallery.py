@@ -134,8 +134,14 @@ def _note(summary: AuditSummary, cards: Sequence[Card], candidates: int, images:
     if images is None:
         return "The clean images are not in the run folder, so there are no pictures."
     shown = f"{len(cards):,} of {candidates:,} attacked images are drawn"
-    chosen = "" if len(cards) == candidates else ", spread evenly from the fewest changes to the most, survivors among them"
-    excluded = f" {summary.counts.excluded:,} images were wrong from the start and not attacked." if summary.counts.excluded else ""
+    chosen = (
+        "" if len(cards) == candidates else ", spread evenly from the fewest changes to the most, survivors among them"
+    )
+    excluded = (
+        f" {summary.counts.excluded:,} images were wrong from the start and not attacked."
+        if summary.counts.excluded
+        else ""
+    )
     return (
         f"{shown}{chosen}.{excluded} Saliency is where the search looks first, bright for much; changed pixels are ringed; the difference is "
         "mid-grey where nothing changed."

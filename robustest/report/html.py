@@ -121,12 +121,20 @@ def tiles(summary: AuditSummary) -> list[Tile]:
     """The key figures, each with its count and interval."""
     counts, norm, median = summary.counts, summary.settings.norm, summary.median
     accuracy = summary.clean_accuracy
-    shown = [Tile("right on the unchanged image", f"{accuracy.count:,}", f"of {accuracy.of:,}", share_words(accuracy))]
+    shown = []
     if counts.tested:
         survival = summary.survival[-1]
         shown += [
-            Tile("flipped", f"{counts.flipped:,}", f"of {counts.tested:,}", share_words(summary.flipped_share), "flipped"),
-            Tile("survive this attack", f"{counts.survived:,}", f"of {counts.tested:,}", share_words(survival), "survived"),
+            Tile(
+                "flipped", f"{counts.flipped:,}", f"of {counts.tested:,}", share_words(summary.flipped_share), "flipped"
+            ),
+            Tile(
+                "survive this attack",
+                f"{counts.survived:,}",
+                f"of {counts.tested:,}",
+                share_words(survival),
+                "survived",
+            ),
             Tile(
                 "median distance to a flip",
                 "not reached" if median.value is None else distance_words(median.value, norm),
@@ -135,13 +143,16 @@ def tiles(summary: AuditSummary) -> list[Tile]:
             ),
         ]
     if counts.unknown:
-        more = "error or time limit; they count against every claim"
+        more = "error or time limit\ncounts against every claim"
         shown.append(Tile("not decided", f"{counts.unknown:,}", f"of {counts.tested:,}", more, "unknown"))
     if is_whole(norm) and (one := summary.survival_at(1)) is not None and one.flipped:
-        reach = f"{percent(one.flipped / one.of)}, 95 % interval {interval(1 - one.high, 1 - one.low)}"
+        reach = f"{percent(one.flipped / one.of)}\n95 % interval {interval(1 - one.high, 1 - one.low)}"
         unit = unit_of(norm)[:-1]
         shown.append(Tile(f"flipped by a single {unit}", f"{one.flipped:,}", f"of {one.of:,}", reach, "flipped"))
-    each = f"{summary.queries / max(counts.tested, 1):,.0f} an attacked image, {summary.settings.queries:,} allowed"
+    each = f"{summary.queries / max(counts.tested, 1):,.0f} an attacked image\n{summary.settings.queries:,} allowed"
+    shown.append(
+        Tile("right on the unchanged image", f"{accuracy.count:,}", f"of {accuracy.of:,}", share_words(accuracy))
+    )
     return [*shown, Tile("queries", f"{summary.queries:,}", "", each)]
 
 
@@ -153,17 +164,26 @@ def facts(summary: AuditSummary) -> list[tuple[str, str]]:
     listed = [
         ("model", model.source),
         ("model sha256", model.sha256 or "not a file"),
-        ("input", f"{spec.layout}, {spec.channels}, scale {spec.scale:g}, mean {_list(spec.mean)}, std {_list(spec.std)}"),
+        (
+            "input",
+            f"{spec.layout}, {spec.channels}, scale {spec.scale:g}, mean {_list(spec.mean)}, std {_list(spec.std)}",
+        ),
         ("output", spec.output),
         ("guessed", "; ".join(model.guessed) or "nothing"),
         ("classes", str(model.classes or "not known")),
         ("same image asked twice", f"scores differ by at most {model.largest_change:g}"),
-        ("images", f"{data.source}: {data.count:,} of {width} x {height} x {channels}, {'8-bit' if data.eight_bit else 'float'}"),
+        (
+            "images",
+            f"{data.source}: {data.count:,} of {width} x {height} x {channels}, {'8-bit' if data.eight_bit else 'float'}",
+        ),
         ("images sha256", data.sha256),
         ("attack", f"{settings.attack}, norm {settings.norm}, values {settings.values}, guided by {settings.guide}"),
         ("target", "any other class" if settings.target is None else data.class_name(settings.target)),
         ("queries allowed", f"{settings.queries:,} an image"),
-        ("queries sent", f"{summary.queries:,}; {summary.remembered:,} answered from memory; {summary.checks:,} to check flips"),
+        (
+            "queries sent",
+            f"{summary.queries:,}; {summary.remembered:,} answered from memory; {summary.checks:,} to check flips",
+        ),
         ("seed", str(settings.seed)),
     ]
     if model.batch is not None:
@@ -181,8 +201,16 @@ def render(template: str, **context: Any) -> str:
     """A page from a template of this package, with the style and the script inside."""
     script = _part("script.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return _environment().get_template(template).render(
-        version=__version__, style=Markup(_part("style.css")), script=Markup(script), script_digest=digest, **context
+    return (
+        _environment()
+        .get_template(template)
+        .render(
+            version=__version__,
+            style=Markup(_part("style.css")),
+            script=Markup(script),
+            script_digest=digest,
+            **context,
+        )
     )
 
 

@@ -46,7 +46,7 @@ class Pictures:
 
 def eight_bits(image: Pixels) -> NDArray[np.uint8]:
     """An image as a screen shows it."""
-    return image if image.dtype == np.uint8 else as_eight_bit(np.asarray(image, np.float32))
+    return as_eight_bit(as_unit(image))
 
 
 def heat_uri(values: NDArray[np.float64]) -> str:
@@ -83,23 +83,25 @@ def pictures_of(
         before, after: (H, W) saliency before and after the search, None where not known.
     """
     height, width = clean.shape[:2]
-    maps = [heat_uri(values) if values is not None else "" for values in (before, after)]
+    first = heat_uri(before) if before is not None else ""
+    second = heat_uri(after) if after is not None else ""
     if changed is None:
-        return Pictures(height, width, False, *maps)
+        return Pictures(height, width, False, first, second)
     was, now = as_unit(clean), as_unit(changed)
     edits = Edits.between(was, now)
     if len(edits.pixels) > _MOST_SQUARES:
         picture = picture_uri(eight_bits(changed))
-        return Pictures(height, width, True, *maps, difference=_cells(was, now), adversarial=picture)
+        return Pictures(height, width, True, first, second, difference=_cells(was, now), adversarial=picture)
     gap = edits.values - was.reshape(-1, was.shape[2])[edits.pixels]
     return Pictures(
         height,
         width,
         True,
-        *maps,
+        first,
+        second,
         changed=_squares(edits.pixels, np.rint(edits.values * 255).astype(np.uint8), width),
         difference=_squares(edits.pixels, np.rint(127.5 + 127.5 * gap).astype(np.uint8), width),
-        rings="".join(_square(pixel, width) for pixel in edits.pixels.tolist()) if len(edits.pixels) <= _MOST_RINGS else "",
+        rings=_rings(edits.pixels, height, width) if len(edits.pixels) <= _MOST_RINGS else "",
     )
 
 
@@ -114,6 +116,14 @@ def _squares(pixels: NDArray[np.int64], colours: NDArray[np.uint8], width: int) 
 
 def _square(pixel: int, width: int) -> str:
     return f"M{pixel % width} {pixel // width}h1v1h-1z"
+
+
+def _rings(pixels: NDArray[np.int64], height: int, width: int) -> str:
+    """Square outlines around changed pixels, with room between so that the new colour stays visible."""
+    room = round(max(0.7, 0.016 * max(height, width)), 1)
+    side = 1 + 2 * room
+    starts = ((pixel % width - room, pixel // width - room) for pixel in pixels.tolist())
+    return "".join(f"M{x:g} {y:g}h{side:g}v{side:g}h-{side:g}z" for x, y in starts)
 
 
 def _cells(was: NDArray[np.float32], now: NDArray[np.float32]) -> tuple[tuple[str, str], ...]:

@@ -65,7 +65,9 @@ def places_of(summary: AuditSummary, images: Pixels | None) -> Places | None:
     note = f"{changed:,} pixels were changed in {len(flipped):,} flipped images."
     if images is not None:
         mean, hits, looked = _saliency(summary, images)
-        maps.append(Map("mean saliency of the same images", heat_uri(mean), "heat map of the mean saliency", f"{coarse(mean).max():.2g}"))
+        maps.append(
+            Map("their mean saliency", heat_uri(mean), "heat map of the mean saliency", f"{coarse(mean).max():.2g}")
+        )
         note += (
             f" Of {looked:,} changed pixels, {hits:,} ({percent(hits / looked)}) lie on the tenth of their image's pixels with the "
             "highest saliency; by chance 10 % would. Pixels of one image are not independent, so no interval is given."

@@ -38,7 +38,7 @@ def palette_png(places: NDArray[np.uint8], palette: NDArray[np.uint8]) -> bytes:
     height, width = places.shape
     even = np.zeros((height, width + width % 2), np.uint8)
     even[:, :width] = places
-    return _file((height, width), 3, plte, even[:, ::2] << 4 | even[:, 1::2], depth=4)
+    return _file((height, width), 3, plte, (even[:, ::2] * 16 + even[:, 1::2]).astype(np.uint8), depth=4)
 
 
 def data_uri(content: bytes, kind: str = "image/png") -> str:

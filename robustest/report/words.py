@@ -57,17 +57,17 @@ def is_whole(norm: str) -> bool:
 
 def percent(share: float | None) -> str:
     """A share in [0, 1] in per cent with one decimal; a dash for none."""
-    return "-" if share is None else f"{100 * share:.1f} %"
+    return "-" if share is None else f"{100 * share:.1f}\u00a0%"
 
 
 def interval(low: float, high: float) -> str:
     """A 95 % interval of a share."""
-    return f"{100 * low:.1f} to {100 * high:.1f} %"
+    return f"{100 * low:.1f} to {100 * high:.1f}\u00a0%"
 
 
 def share_words(share: Share | SurvivalPoint) -> str:
-    """A share with its interval."""
-    return f"{percent(share.share)}, 95 % interval {interval(share.low, share.high)}"
+    """A share with its interval below it."""
+    return f"{percent(share.share)}\n95 % interval {interval(share.low, share.high)}"
 
 
 def distance_words(distance: float | None, norm: str) -> str:
@@ -87,6 +87,11 @@ def bare_distance(distance: float | None, norm: str) -> str:
     return f"{distance:.0f}" if is_whole(norm) else f"{distance:.4g}"
 
 
+def shortened(text: str, most: int = 32) -> str:
+    """A name short enough for a column; its end is cut off."""
+    return text if len(text) <= most else text[: most - 1].rstrip(" ,;") + "…"
+
+
 def plural(count: int, word: str) -> str:
     """A count with its word: 1 image, 2 images, 1 query, 2 queries."""
     many = word[:-1] + "ies" if word.endswith("y") else word + "s"
@@ -97,14 +102,15 @@ def headline(summary: AuditSummary) -> str:
     """What an audit came to, in one sentence that claims no more than was shown."""
     counts = summary.counts
     if not counts.tested:
-        return f"Nothing was attacked: the classifier is wrong about {_all(counts.images)}."
-    if counts.survived == 0 and counts.unknown == 0:
-        return f"{_all(counts.tested).capitalize()} flipped by this attack at this budget."
+        return f"Nothing was attacked: the classifier is wrong about {_every(counts.images)}."
+    if counts.flipped == counts.tested:
+        verb = "is" if counts.tested == 1 else "are"
+        return f"{_every(counts.tested).capitalize()} {verb} flipped by this attack at this budget."
     verb = "survives" if counts.survived == 1 else "survive"
     return f"{counts.survived:,} of {plural(counts.tested, 'image')} {verb} this attack at this budget."
 
 
-def _all(count: int) -> str:
+def _every(count: int) -> str:
     return "the one image" if count == 1 else f"all {count:,} images"
 
 
@@ -115,7 +121,9 @@ def median_words(summary: AuditSummary) -> str:
         return ""
     if median.value is None:
         return "Fewer than half of the images were flipped, so there is no median distance to a flip."
-    return f"Half of the images are flipped by {distance_words(median.value, norm)} or less ({median_interval(summary)})."
+    return (
+        f"Half of the images are flipped by {distance_words(median.value, norm)} or less ({median_interval(summary)})."
+    )
 
 
 def median_interval(summary: AuditSummary) -> str:

@@ -35,14 +35,14 @@ def saliency_picture(image: Pixels, saliency: Saliency) -> NDArray[np.uint8]:
     colour = np.repeat(eight, 3, axis=2) if eight.shape[2] == 1 else eight
     large = np.ascontiguousarray(colour.repeat(scale, axis=0).repeat(scale, axis=1))
     features = saliency.features.take(_MOST_RINGS)
-    rings = large.copy()
+    rings: NDArray[np.uint8] = large.copy()
     for (x, y), sigma, response in zip(features.centre, features.sigma, features.response, strict=True):
         one = rings.copy()
         cv2.circle(
             one, (round(x * scale), round(y * scale)), max(round(sigma * scale), 2), _RING.tolist(), 2, cv2.LINE_AA
         )
         share = 0.3 + 0.7 * float(response / features.response.max())
-        rings = cv2.addWeighted(one, share, rings, 1 - share, 0)
+        rings = np.asarray(cv2.addWeighted(one, share, rings, 1 - share, 0), np.uint8)
     heat = heat_palette()[heat_levels(saliency.distribution)].repeat(scale, axis=0).repeat(scale, axis=1)
     gap = np.full((len(large), _GAP, 3), 255, np.uint8)
     return np.concatenate([rings, gap, heat], axis=1)

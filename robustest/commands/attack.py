@@ -1,0 +1,170 @@
+"""`robustest attack`: one image, what flips it, and the files to see and check it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from cyclopts import Parameter
+
+from robustest.commands.shared import Picture, answer_of, read_picture, side_by_side, tell_guesses
+from robustest.errors import InvalidSetting
+from robustest.results import AttackResult, Verdict
+from robustest.settings import AttackSettings
+
+_CODES = {Verdict.FLIPPED: 0, Verdict.SURVIVED: 0, Verdict.UNKNOWN: 4, Verdict.EXCLUDED: 5}
+_MOST_LISTED = 30  # changes printed one by one
+
+
+def attack(
+    model: str,
+    image: str,
+    /,
+    *,
+    label: int | None = None,
+    queries: int = 1000,
+    seed: int = 0,
+    target: int | None = None,
+    norm: Literal["l0", "l0_dims", "l1", "l2", "linf"] = "l0",
+    values: Literal["corners", "free", "tau"] = "corners",
+    tau: float = 1.0,
+    guide: Literal["sift", "grid", "uniform"] = "sift",
+    attack: str = "game",
+    input: Path | None = None,
+    device: str | None = None,
+    trust_model: str | None = None,
+    out: Annotated[Path | None, Parameter(name=["--out", "-o"])] = None,
+) -> int:
+    """Attack one image and show what flips it.
+
+    Writes the adversarial image as PNG, the changes as JSON, and a picture of both side by side. Exits with 0 when the attack ran, whatever it found; with 5 when the classifier is wrong about the unchanged image.
+
+    Args:
+        model: ONNX file, module:callable, or the URL of a served model.
+        image: picture file, or one image of a set as images.npz[7].
+        label: class of the image; known for an image of a set, else needed.
+        queries: images the classifier may score, the unchanged one included.
+        seed: of every random stream; the same seed gives the same result.
+        target: class to be reached; any other than the label if not given.
+        norm: distance that is made small: l0 counts pixels, l0_dims channels of pixels.
+        values: colours a pixel may take: corners of the colour cube, any (free), or steps of tau.
+        tau: step where values is tau, in (0, 1].
+        guide: what guides the search: sift features, a grid of regions, or uniform.
+        attack: name of the search: game, or a baseline such as sparse-rs.
+        input: TOML file with the input spec; a model.toml beside the model is found by itself.
+        device: of a torch module, such as cuda:0.
+        trust_model: sha256:<digest> of a model file that may run code when loaded.
+        out: folder for the files; the current one if not given.
+    """
+    from robustest.attack.find import find_adversarials
+    from robustest.classifiers.classifier import check_fit
+    from robustest.classifiers.loading import load_classifier
+    from robustest.images import check_labels
+
+    settings = AttackSettings(
+        queries=queries, seed=seed, target=target, norm=norm, values=values, tau=tau, guide=guide, attack=attack
+    )
+    picture = read_picture(image)
+    classifier = load_classifier(model, input, device=device, trust_model=trust_model)
+    tell_guesses(classifier)
+    height, width, channels = picture.image.shape
+    check_fit(classifier.info, (height, width, channels))
+    known = picture.label if label is None else label
+    if known is None:
+        answer = answer_of(classifier, picture.image)
+        raise InvalidSetting(
+            f"--label is missing: the class of {image!r}. The classifier says {picture.class_name(answer)}; if that is right, "
+            f"add --label {answer}."
+        )
+    check_labels([known], 1, classifier.info.classes)
+    result = find_adversarials(classifier, picture.image[None], [known], settings=settings)[0]
+    _tell(picture, result)
+    if result.image is not None:
+        for path in _write(picture, result, model, out or Path()):
+            print(path)
+    return _CODES[result.verdict]
+
+
+def _tell(picture: Picture, result: AttackResult) -> None:
+    """Print what became of the image, and the changes one by one where they are few."""
+    from rich.console import Console
+
+    from robustest.report.pictures import eight_bits
+    from robustest.report.terminal import draw
+
+    print(f"{picture.name}: {result.verdict.value}. {result.reason or result.verdict.sentence}")
+    if result.image is None or result.edits is None or result.predicted is None:
+        if result.margin is not None:
+            print(f"{result.queries} queries; the smallest margin seen was {result.margin:.4g}.")
+        return
+    before, after = picture.class_name(result.label), picture.class_name(result.predicted)
+    needed = "each of them needed" if result.minimal else "not checked that each is needed"
+    print(
+        f"{before} -> {after} by {result.l0_pixels} changed pixels ({needed}), {result.l0_dims} channels, L2 {result.l2:.3f}, "
+        f"Linf {result.linf:.3f}; {result.queries} queries, margin {result.margin:.4g}."
+    )
+    console = Console(highlight=False)
+    draw([eight_bits(picture.image), eight_bits(result.image)], console=console)
+    changes = _changes(picture, result)
+    for change in changes[:_MOST_LISTED]:
+        print(f"  row {change['row']}, column {change['column']}: {change['from']} -> {change['to']}")
+    if len(changes) > _MOST_LISTED:
+        print(f"  and {len(changes) - _MOST_LISTED} more")
+
+
+def _changes(picture: Picture, result: AttackResult) -> list[dict[str, Any]]:
+    """Each changed pixel with its colour before and after, in the image's own values."""
+    assert result.edits is not None
+    assert result.image is not None
+    width = picture.image.shape[1]
+    return [
+        {
+            "row": pixel // width,
+            "column": pixel % width,
+            "from": picture.image[pixel // width, pixel % width].tolist(),
+            "to": result.image[pixel // width, pixel % width].tolist(),
+        }
+        for pixel in sorted(result.edits.pixels.tolist())
+    ]
+
+
+def _write(picture: Picture, result: AttackResult, model: str, folder: Path) -> list[Path]:
+    """The adversarial image, the changes, and both images side by side."""
+    from robustest import __version__
+    from robustest.randomness import image_digest
+    from robustest.report.files import write_bytes, write_text
+    from robustest.report.pictures import eight_bits
+    from robustest.report.png import png_of
+
+    assert result.image is not None
+    content = {
+        "format": "robustest/attack",
+        "version": 1,
+        "robustest": __version__,
+        "model": model,
+        "image": picture.name,
+        "image_sha256": image_digest(picture.image),
+        "adversarial_sha256": image_digest(result.image),
+        "label": result.label,
+        "predicted": result.predicted,
+        "target": result.target,
+        "attack": result.attack,
+        "norm": result.norm,
+        "seed": result.seed,
+        "queries": result.queries,
+        "queries_allowed": result.budget,
+        "minimal": result.minimal,
+        "margin": result.margin,
+        "distances": {name: getattr(result, name) for name in ("l0_pixels", "l0_dims", "l1", "l2", "linf")},
+        "curve": [list(point) for point in result.curve],
+        "edits": _changes(picture, result),
+    }
+    shown = [eight_bits(picture.image), eight_bits(result.image)]
+    scale = max(1, 320 // max(picture.image.shape[:2]))
+    both = side_by_side(*(one.repeat(scale, axis=0).repeat(scale, axis=1) for one in shown))
+    return [
+        write_bytes(folder / f"{picture.name}-adversarial.png", png_of(shown[1])),
+        write_text(folder / f"{picture.name}-edits.json", json.dumps(content, indent=1, allow_nan=False) + "\n"),
+        write_bytes(folder / f"{picture.name}-pair.png", png_of(both)),
+    ]

@@ -1,0 +1,80 @@
+"""What several commands need: one picture by name, a model with its guesses told, a place for results."""
+
+from __future__ import annotations
+
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from robustest.classifiers.classifier import Classifier, classes_of
+from robustest.errors import InvalidImage
+from robustest.images import Pixels, as_unit, load_images, load_picture
+
+_MEMBER = re.compile(r"(?P<file>.+\.npz)\[(?P<place>-?\d+)\]")
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """One image that a user named.
+
+    image: (H, W, C) uint8 or float32 in [0, 1]. name: for reports and file names. label: its class, where its source
+    tells it. class_names: or empty.
+    """
+
+    image: Pixels
+    name: str
+    label: int | None = None
+    class_names: tuple[str, ...] = ()
+
+    def class_name(self, label: int) -> str:
+        """The name of a class, or its number where no name is known."""
+        return self.class_names[label] if 0 <= label < len(self.class_names) else str(label)
+
+
+def read_picture(name: str) -> Picture:
+    """A picture file, or one image of a set as `images.npz[7]`.
+
+    Raises:
+        InvalidImage: missing, unreadable, or not that many images in the set.
+    """
+    member = _MEMBER.fullmatch(name)
+    if member is None:
+        if name.endswith(".npz"):
+            raise InvalidImage(f"IMAGE {name!r} is a set of images; name one of them, such as '{name}[0]'.")
+        return Picture(load_picture(name), Path(name).stem)
+    images = load_images(member["file"])
+    place = int(member["place"])
+    if not 0 <= place < len(images):
+        raise InvalidImage(
+            f"IMAGE {name!r}: {member['file']} holds {len(images)} images, numbered 0 to {len(images) - 1}."
+        )
+    stem = f"{Path(member['file']).stem}-{place}"
+    return Picture(images.images[place], stem, int(images.labels[place]), images.class_names)
+
+
+def tell_guesses(classifier: Classifier) -> None:
+    """Say on standard error what was guessed of a model rather than told."""
+    info = classifier.info
+    if info.guessed:
+        print(
+            f"robustest: guessed of {info.source}: {'; '.join(info.guessed)}. --input SPEC.toml says otherwise.",
+            file=sys.stderr,
+        )
+
+
+def answer_of(classifier: Classifier, image: Pixels) -> int:
+    """The class that a classifier gives one image."""
+    scores = classifier(as_unit(image)[None])
+    return int(classes_of(scores, classifier.info.output)[0])
+
+
+def side_by_side(*pictures: NDArray[np.uint8], gap: int = 8) -> NDArray[np.uint8]:
+    """Pictures (H, W, C) of one size in a row, as RGB on white."""
+    colour = [np.repeat(picture, 3, axis=2) if picture.shape[2] == 1 else picture for picture in pictures]
+    white = np.full((colour[0].shape[0], gap, 3), 255, np.uint8)
+    parts = [part for picture in colour for part in (white, picture)][1:]
+    return np.concatenate(parts, axis=1)
