@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from robustest.audit.files import writing
 
@@ -82,6 +83,15 @@ class LeaseFile:
     content: bytes
 
     @property
+    def table(self) -> dict[str, Any]:
+        """What the owner says of itself: host, pid, beat, rate, time."""
+        try:
+            table: dict[str, Any] = json.loads(self.content)
+        except ValueError:
+            return {}
+        return table
+
+    @property
     def released(self) -> bool:
         """True where its owner has given the shard back."""
         return self.content == _RELEASED
@@ -140,12 +150,12 @@ class Lease:
         """Its file."""
         return self.folder / f"lease.{self.number}"
 
-    def beat(self, count: int) -> bool:
+    def beat(self, count: int, rate: float) -> bool:
         """Give a sign of life; False where another process has taken over."""
         if (self.folder / f"lease.{self.number + 1}").exists() or not self.path.exists():
             return False
         with writing(self.path, sync=False) as handle:
-            handle.write(_content(self.worker, count))
+            handle.write(_content(self.worker, count, rate))
         return True
 
     def release(self) -> None:
@@ -161,7 +171,7 @@ class Lease:
             (self.folder / f"lease.{number}").unlink(missing_ok=True)
 
 
-def _content(worker: Worker, count: int) -> bytes:
+def _content(worker: Worker, count: int, rate: float) -> bytes:
     table = {
         "worker": worker.name,
         "host": worker.host,
@@ -169,6 +179,7 @@ def _content(worker: Worker, count: int) -> bytes:
         "place": worker.place,
         "born": worker.born,
         "beat": count,
+        "rate": round(rate, 4),
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
     return json.dumps(table).encode()
@@ -185,17 +196,18 @@ def claim(folder: Path, worker: Worker, watch: Watch) -> Lease | None:
     lease = Lease(folder, 0 if current is None else current.number + 1, worker)
     try:
         with lease.path.open("xb") as handle:
-            handle.write(_content(worker, 0))
+            handle.write(_content(worker, 0, 0.0))
     except FileExistsError:
         return None
     return lease
 
 
 class Heart:
-    """A thread that keeps leases alive; a context manager."""
+    """A thread that keeps leases alive; a context manager. `rate` gives the images a second that it tells with each beat."""
 
     def __init__(self, interval: float = HEARTBEAT) -> None:
         self._interval = interval
+        self.rate: Callable[[], float] = lambda: 0.0
         self._leases: dict[Path, Lease] = {}
         self._lost: set[Path] = set()
         self._lock = threading.Lock()
@@ -232,7 +244,7 @@ class Heart:
             with self._lock:
                 for lease in list(self._leases.values()):
                     try:
-                        alive = lease.beat(count)
+                        alive = lease.beat(count, self.rate())
                     except OSError:
                         continue  # a full or vanished disk: the ledger's own write will say so
                     if not alive:

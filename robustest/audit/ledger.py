@@ -5,8 +5,8 @@ rollback journal. Every write checks that this process still owns the shard, ins
 was stopped, lost its lease and wakes up cannot write. Numbers in blobs are little-endian.
 
     image(idx, sha256, label, verdict, reason, predicted, pixels, colours, l0_pixels, ..., curve, seconds)   finished
-    play(idx, worker)        images in play now; what is left here when nobody works was interrupted
-    deaths(idx, together, alone)   how often an image was in play, with others and alone, when its worker died
+    play(idx, worker, alone) images in play now; what is left here when nobody works was interrupted
+    deaths(idx, together, alone, how)   how heavily an image is suspected of killing workers (see `deaths`)
     saliency(idx, before, after)   float16 maps of some images
 """
 
@@ -15,12 +15,14 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from robustest.audit.deaths import Suspicion
 from robustest.audit.leases import LeaseLostError
 from robustest.audit.records import ImageRecord, Values
 from robustest.errors import RobustestError, RunConflict
@@ -53,8 +55,8 @@ CREATE TABLE image (
     distance REAL, queries INTEGER NOT NULL, remembered INTEGER NOT NULL, checks INTEGER NOT NULL, minimal INTEGER,
     margin REAL, curve BLOB NOT NULL, seconds REAL NOT NULL
 ) STRICT;
-CREATE TABLE play (idx INTEGER PRIMARY KEY, worker TEXT NOT NULL) STRICT;
-CREATE TABLE deaths (idx INTEGER PRIMARY KEY, together INTEGER NOT NULL, alone INTEGER NOT NULL) STRICT;
+CREATE TABLE play (idx INTEGER PRIMARY KEY, worker TEXT NOT NULL, alone INTEGER NOT NULL) STRICT;
+CREATE TABLE deaths (idx INTEGER PRIMARY KEY, together INTEGER NOT NULL, alone INTEGER NOT NULL, how TEXT NOT NULL) STRICT;
 CREATE TABLE saliency (idx INTEGER PRIMARY KEY, before BLOB NOT NULL, after BLOB NOT NULL) STRICT;
 """
 _COLUMNS = (
@@ -82,6 +84,15 @@ class Tally:
 
     def __add__(self, other: Tally) -> Tally:
         return Tally(*(getattr(self, name) + getattr(other, name) for name in self.__slots__))
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """An image left in play by a worker; `alone` where nothing else was in play there."""
+
+    index: int
+    worker: str
+    alone: bool
 
 
 class Ledger:
@@ -147,7 +158,8 @@ class Ledger:
     def seal(self) -> None:
         """Fold the journal in, so that the file is complete alone."""
         self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        self._db.execute("PRAGMA journal_mode = DELETE")
+        with suppress(sqlite3.OperationalError):  # somebody reads it just now: it stays as it is, which is as safe
+            self._db.execute("PRAGMA journal_mode = DELETE")
 
     def _begin(self) -> sqlite3.Connection:
         """Begin a transaction that holds only while the shard is still this process's own."""
@@ -162,10 +174,10 @@ class Ledger:
         """Indices of the images that have their row."""
         return {int(row[0]) for row in self._db.execute("SELECT idx FROM image")}
 
-    def start(self, index: int) -> None:
-        """Mark an image as in play."""
+    def start(self, index: int, *, alone: bool = False) -> None:
+        """Mark an image as in play, with others or alone."""
         db = self._begin()
-        db.execute("INSERT OR REPLACE INTO play VALUES (?, ?)", (index, self._worker))
+        db.execute("INSERT OR REPLACE INTO play VALUES (?, ?, ?)", (index, self._worker, int(alone)))
         db.execute("COMMIT")
 
     def stop(self) -> None:
@@ -174,19 +186,22 @@ class Ledger:
         db.execute("DELETE FROM play WHERE worker = ?", (self._worker,))
         db.execute("COMMIT")
 
-    def left_behind(self) -> dict[int, str]:
-        """Images in play when their worker ended, each with the worker's name."""
-        return {int(index): str(worker) for index, worker in self._db.execute("SELECT idx, worker FROM play")}
+    def left_behind(self) -> list[Mark]:
+        """Images in play when their worker ended."""
+        rows = self._db.execute("SELECT idx, worker, alone FROM play ORDER BY idx")
+        return [Mark(int(index), str(worker), bool(alone)) for index, worker, alone in rows]
 
-    def deaths(self) -> dict[int, tuple[int, int]]:
-        """For each image that was in play when a worker died: the weights of those deaths, with others and alone."""
-        return {int(i): (int(a), int(b)) for i, a, b in self._db.execute("SELECT idx, together, alone FROM deaths")}
+    def suspicions(self) -> dict[int, Suspicion]:
+        """The images that were in play when workers died."""
+        rows = self._db.execute("SELECT idx, together, alone, how FROM deaths")
+        return {int(index): Suspicion(int(a), int(b), str(how)) for index, a, b, how in rows}
 
-    def bury(self, deaths: dict[int, tuple[int, int]]) -> None:
-        """Take away all marks of images in play and set the weights of the deaths, in one transaction."""
+    def bury(self, suspicions: dict[int, Suspicion]) -> None:
+        """Take away all marks of images in play and set suspicions, in one transaction."""
         db = self._begin()
         db.execute("DELETE FROM play")
-        db.executemany("INSERT OR REPLACE INTO deaths VALUES (?, ?, ?)", [(i, *w) for i, w in deaths.items()])
+        rows = [(index, s.together, s.alone, s.how) for index, s in suspicions.items()]
+        db.executemany("INSERT OR REPLACE INTO deaths VALUES (?, ?, ?, ?)", rows)
         db.execute("COMMIT")
 
     def record(

@@ -57,7 +57,7 @@ class Plan:
 
     key: digest of all that decides the result; ledgers of another key are refused.
     shard: images a shard; shard s holds the images s * shard to (s + 1) * shard.
-    rows: images a call that were fastest when planned. probe: images asked when planned, with their scores.
+    rows: images a call, exactly that many where `model.batch` says so. probe: images asked when planned, with their scores.
     """
 
     key: str
@@ -118,7 +118,7 @@ def model_facts(classifier: Classifier, probe: Probe | None = None) -> ModelFact
         spec=info.spec,
         guessed=info.guessed,
         classes=info.classes,
-        batch=probe.batch if probe else None,
+        batch=probe.batch.rows if probe and probe.batch.pad else None,
         largest_change=probe.largest_change if probe else 0.0,
     )
 
@@ -193,7 +193,7 @@ def make_plan(
         model=model,
         data=data,
         shard=shard_size(len(images), shards),
-        rows=probe.rows,
+        rows=probe.batch.rows,
         probe=probe.indices,
         scores=probe.scores,
         versions=versions_for(classifier),

@@ -36,7 +36,10 @@ def _entry() -> Callable[[Any], Any]:
 def _compiled(schema: dict[str, Any]) -> Callable[[Any], Any]:
     import fastjsonschema
 
-    compiled: Callable[[Any], Any] = fastjsonschema.compile(schema, use_default=False, detailed_exceptions=False)
+    local = {
+        key: value for key, value in schema.items() if key != "$id"
+    }  # or references would be looked up at that address
+    compiled: Callable[[Any], Any] = fastjsonschema.compile(local, use_default=False, detailed_exceptions=False)
     return compiled
 
 

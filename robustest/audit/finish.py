@@ -1,0 +1,189 @@
+"""Finishing: the shards' ledgers merged into `result.json` and what lies beside it, whole or not at all.
+
+The images stream through; only a few numbers of each are held at once. What is written depends on the ledgers' rows
+alone, so any process may finish a run, and two that do write the same bytes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from robustest.audit.facts import Columns
+from robustest.audit.files import read_json, storage, write_json, writing
+from robustest.audit.images import StoredImages, open_images
+from robustest.audit.ledger import FILE, open_for_reading, read_records, read_saliency
+from robustest.audit.plan import RESULT, Plan, shard_folder
+from robustest.audit.records import ImageRecord, Values, to_json
+from robustest.audit.schema import check_entry, check_result
+from robustest.audit.summary import AuditSummary, header_json, summarise
+from robustest.audit.work import DONE
+from robustest.errors import RunConflict
+from robustest.images import as_eight_bit
+from robustest.results import Verdict
+
+
+def unfinished(run: Path, plan: Plan) -> list[int]:
+    """The shards that are not done."""
+    return [number for number in range(plan.shards) if not (shard_folder(run, number) / DONE).is_file()]
+
+
+def finish_run(run: Path, plan: Plan) -> AuditSummary:
+    """Merge a run whose shards are all done; write `result.json`, `adversarial/`, `saliency.npz` and `timing.json`.
+
+    Raises:
+        RunConflict: shards are missing, or a ledger does not hold what the plan says.
+        EnvironmentFailure: the folder cannot be written.
+    """
+    left = unfinished(run, plan)
+    if left:
+        raise RunConflict(
+            f"the run {str(run)!r} is not finished: {len(left)} of {plan.shards} shards are left, the first is {left[0]}. "
+            "Run `robustest work` on it."
+        )
+    with storage(run):
+        images = open_images(run, plan.data.sha256)
+        columns = _columns(run, plan)
+        summary = summarise(
+            columns,
+            model=plan.model,
+            data=plan.data,
+            settings=plan.settings,
+            versions=plan.versions,
+            command=plan.command,
+            doubts=_doubts(plan, columns),
+            path=run / RESULT,
+        )
+        _write_pictures(run, plan, images)
+        _write_saliency(run, plan)
+        _write_timing(run, plan)
+        _write_result(run, plan, images, summary)
+    return summary
+
+
+def _records(run: Path, plan: Plan, images: StoredImages) -> Iterator[ImageRecord]:
+    for number in range(plan.shards):
+        path = shard_folder(run, number) / FILE
+        yield from read_records(path, channels=plan.data.shape[2], eight_bit=plan.data.eight_bit, names=images.names)
+
+
+def _columns(run: Path, plan: Plan) -> Columns:
+    """The numbers that totals are made of, checked to be of exactly the planned images."""
+    kinds = {kind.value: place for place, kind in enumerate(Verdict)}
+    count = plan.data.count
+    verdict = np.zeros(count, np.int8)
+    distance = np.full(count, np.nan)
+    numbers = {name: np.zeros(count, np.int64) for name in ("l0_pixels", "queries", "remembered", "checks")}
+    for shard in range(plan.shards):
+        path = shard_folder(run, shard) / FILE
+        db = open_for_reading(path)
+        try:
+            key = db.execute("SELECT value FROM meta WHERE key = 'key'").fetchone()[0]
+            rows = db.execute(
+                "SELECT idx, verdict, distance, coalesce(l0_pixels, -1), queries, remembered, checks FROM image ORDER BY idx"
+            ).fetchall()
+        finally:
+            db.close()
+        places = plan.indices(shard)
+        if key != plan.key or [row[0] for row in rows] != list(places):
+            raise RunConflict(
+                f"ledger {str(path)!r} does not hold shard {shard} of this run. Remove its folder and run `robustest work` again."
+            )
+        where = slice(places.start, places.stop)
+        verdict[where] = [kinds[row[1]] for row in rows]
+        distance[where] = [np.nan if row[2] is None else row[2] for row in rows]
+        for column, name in enumerate(numbers, start=3):
+            numbers[name][where] = [row[column] for row in rows]
+    return Columns(verdict=verdict, distance=distance, **numbers)
+
+
+def _doubts(plan: Plan, columns: Columns) -> tuple[str, ...]:
+    """What is to be read before any number."""
+    doubts = []
+    if plan.model.largest_change > 0:
+        doubts.append(
+            f"The model does not repeat: scores of the same image, asked twice in the same way, differ by up to "
+            f"{plan.model.largest_change:g}. Every flip was scored once more, but another run may find others."
+        )
+    if plan.model.guessed:
+        doubts.append(f"The input spec was guessed: {'; '.join(plan.model.guessed)}.")
+    unknown = int((columns.verdict == list(Verdict).index(Verdict.UNKNOWN)).sum())
+    if unknown:
+        doubts.append(
+            f"{unknown} of {plan.data.count} images could not be decided; each interval counts them against the claim on both sides."
+        )
+    if plan.model.spec.output == "label":
+        doubts.append(
+            "The model gives its class alone, so the search had no margins to go by and finds less than with scores."
+        )
+    return tuple(doubts)
+
+
+def _write_result(run: Path, plan: Plan, images: StoredImages, summary: AuditSummary) -> None:
+    header = header_json(summary)
+    check_result({**header, "images": [_PLACEHOLDER]}, RESULT)
+    text = json.dumps(header, indent=1, allow_nan=False)
+    width, count = plan.data.shape[1], plan.data.count
+    with writing(run / RESULT) as handle:
+        handle.write(f'{text.rstrip().removesuffix("}").rstrip()},\n "images": [\n'.encode())
+        for record in _records(run, plan, images):
+            if record.sha256 != images.sha256(record.index) or record.label != int(images.labels[record.index]):
+                raise RunConflict(f"the ledger's row of image {record.index} is about another image than the run's.")
+            entry = to_json(record, width)
+            check_entry(entry, f"image {record.index}")
+            comma = "," if record.index + 1 < count else ""
+            handle.write(f"  {json.dumps(entry, allow_nan=False)}{comma}\n".encode())
+        handle.write(b" ]\n}\n")
+
+
+_PLACEHOLDER: dict[str, Any] = to_json(
+    ImageRecord(index=0, name="", sha256="0" * 64, label=0, verdict=Verdict.SURVIVED), 1
+)
+
+
+def _write_pictures(run: Path, plan: Plan, images: StoredImages) -> None:
+    """The adversarial images: PNG, and `.npy` for images that are not 8-bit, where the PNG is only a picture of it."""
+    folder = run / "adversarial"
+    folder.mkdir(exist_ok=True)
+    for record in _records(run, plan, images):
+        if record.pixels is None:
+            continue
+        image: Values = record.adversarial(np.asarray(images.pixels[record.index]))
+        stem = f"{record.index:06d}"
+        if image.dtype != np.uint8:
+            with writing(folder / f"{stem}.npy", sync=False) as handle:
+                np.save(handle, image, allow_pickle=False)
+        eight_bit = image if image.dtype == np.uint8 else as_eight_bit(image.astype(np.float32))
+        _, data = cv2.imencode(".png", np.ascontiguousarray(eight_bit[..., ::-1]))
+        with writing(folder / f"{stem}.png", sync=False) as handle:
+            handle.write(data.tobytes())
+
+
+def _write_saliency(run: Path, plan: Plan) -> None:
+    """The saliency before and after the search, of the first images: float16, N x (H, W), with their indices."""
+    height, width, _ = plan.data.shape
+    rows = [
+        row for number in range(plan.shards) for row in read_saliency(shard_folder(run, number) / FILE, (height, width))
+    ]
+    if not rows:
+        return
+    with writing(run / "saliency.npz") as handle:
+        np.savez_compressed(
+            handle,
+            indices=np.array([index for index, _, _ in rows], dtype=np.int64),
+            before=np.stack([before for _, before, _ in rows]),
+            after=np.stack([after for _, _, after in rows]),
+        )
+
+
+def _write_timing(run: Path, plan: Plan) -> None:
+    """What may differ between two runs of the same audit: seconds and hosts."""
+    marks = [read_json(shard_folder(run, number) / DONE) for number in range(plan.shards)]
+    hosts = sorted({str(mark["host"]) for mark in marks})
+    seconds = sum(float(mark["seconds"]) for mark in marks)
+    write_json(run / "timing.json", {"search_seconds": seconds, "shards": plan.shards, "hosts": hosts})
