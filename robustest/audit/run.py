@@ -58,6 +58,7 @@ def run_audit(
     shards: int | None = None,
     durable: bool = False,
     strategy: Strategy | None = None,
+    origin: str | None = None,
     command: str | None = None,
 ) -> AuditSummary:
     """Attack every image of a set, resumably, and write `result.json` and the adversarial images.
@@ -80,6 +81,7 @@ def run_audit(
         devices: such as `cuda:0`, given to the workers in turn. trust_model: see `load_classifier`.
         shards: parts in which the run is kept; None for a good number. durable: survive a loss of power, too.
         strategy: a search in place of the one that the settings name; needs isolate False.
+        origin: name by which other processes can load a classifier that is given as an object.
         command: what to type to get the result again, for the report.
 
     Raises:
@@ -101,7 +103,7 @@ def run_audit(
         box,
         chosen,
         settings,
-        original=classifier,
+        origin=origin if origin is not None else classifier,
         trust_model=trust_model,
         shards=shards,
         command=command,
@@ -166,7 +168,7 @@ def plan_run(
     images: ImageSet,
     settings: AttackSettings,
     *,
-    original: Any,
+    origin: Any,
     trust_model: str | None = None,
     shards: int | None = None,
     command: str | None = None,
@@ -174,7 +176,7 @@ def plan_run(
     """The plan of a run folder: the one there, if it is the same audit, or a new one. Nothing is written if this fails.
 
     Args:
-        box: the classifier. original: what the user gave for it.
+        box: the classifier. origin: its name for other processes, or whatever the user gave.
     """
     with storage(run):
         refuse_foreign(run)
@@ -189,7 +191,7 @@ def plan_run(
         images,
         settings,
         probe,
-        reference=reference_to(original if isinstance(original, (str, os.PathLike)) else box, run, trust_model),
+        reference=reference_to(origin if isinstance(origin, (str, os.PathLike)) else box, run, trust_model),
         shards=shards,
         command=command if command is not None else _call(box, images, settings),
     )
