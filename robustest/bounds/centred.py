@@ -79,7 +79,8 @@ def _derivative(activation: Activation, z: Tensor) -> Tensor:
 def _relu_slopes(leak: float, base: Tensor, lower: Tensor, upper: Tensor) -> Slopes:
     """See `Slopes`; `leak` is the slope below zero."""
     positive = base > 0
-    tangent = torch.where(positive, 1.0, leak).to(base)
+    one = torch.ones_like(base)
+    tangent = torch.where(positive, one, leak * one)
     # Secants from the base to either end; the change of a convex function is steepest towards the upper one.
     fall = (base - lower).clamp_min(1e-300)
     rise = (upper - base).clamp_min(1e-300)
@@ -89,7 +90,7 @@ def _relu_slopes(leak: float, base: Tensor, lower: Tensor, upper: Tensor) -> Slo
     half = torch.where(exact, 0.0, (to_upper - to_lower) / 2 + _SLOPE_ERROR)
     crossing = (lower < 0) & (upper > 0)
     line = torch.where(crossing, (upper - leak * lower) / (upper - lower).clamp_min(1e-300), 0.0)
-    line = torch.where(crossing, line, torch.where(lower >= 0, 1.0, leak).to(base))
+    line = torch.where(crossing, line, torch.where(lower >= 0, one, leak * one))
     at_base = torch.where(positive, base, leak * base)
     gap = leak * lower + line * (base - lower) - at_base + _SLOPE_ERROR * (lower.abs() + upper.abs())
     leaky = _SLOPE_ERROR if leak else 0.0
@@ -227,9 +228,11 @@ class CentredBounds:
                 cone.scatter(self._push_cone(cone, sign * ones, state), self.graph.nodes[at].size) for sign in (1, -1)
             )
             return torch.maximum(lower, state.base[at] + least), torch.minimum(upper, state.base[at] - most)
-        unstable = ((lower < 0) & (upper > 0)).any(0).nonzero()[:, 0]
+        wanted = (lower < 0) & (upper > 0) if self._kinks_at_zero(at) else lower < upper
+        wanted_rows = wanted.any(0).nonzero()[:, 0]
         lower, upper = lower.clone(), upper.clone()
-        for rows in torch.split(unstable, _ROWS):
+        for start in range(0, len(wanted_rows), _ROWS):
+            rows = wanted_rows[start : start + _ROWS]
             forms = torch.zeros(1, len(rows), self.graph.nodes[at].size, dtype=torch.float64)
             forms[0, torch.arange(len(rows)), rows] = 1.0
             forms = forms.expand(state.region.batch, -1, -1)
@@ -239,6 +242,11 @@ class CentredBounds:
             lower[:, rows] = torch.maximum(lower[:, rows], base + least)
             upper[:, rows] = torch.minimum(upper[:, rows], base - most)
         return lower, upper
+
+    def _kinks_at_zero(self, at: int) -> bool:
+        """Whether every activation that reads a node is a ReLU: then only its sign need be decided."""
+        kinds = [self.graph.nodes[child].activation for child in self.graph.children[at]]
+        return all(a is None or a.kind == "relu" for a in kinds)
 
     def hard_won(self, state: Analysis) -> dict[int, tuple[Tensor, Tensor]]:
         """The bounds that cost most and take least room: worth handing to parts of the same regions as `known`."""

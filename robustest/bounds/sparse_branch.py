@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import heapq
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any, Literal
@@ -26,12 +25,10 @@ from torch import Tensor
 
 from robustest.bounds.centred import CentredBounds
 from robustest.bounds.region import Region
+from robustest.bounds.witness import Scorer
 from robustest.errors import InvalidSetting
 
 L0Norm = Literal["l0", "l0_dims"]
-Classify = Callable[[NDArray[np.float32]], NDArray[np.int64]]
-"""Images (N, H, W, C) float32 in [0, 1] to (N,) classes, by the classifier itself."""
-
 _HOT = 0.6
 """Share of a group's influence that its hot part takes when it is cut."""
 
@@ -85,7 +82,7 @@ def decide_sparse(
     label: int,
     units: int,
     *,
-    classify: Classify,
+    scorer: Scorer,
     norm: L0Norm = "l0",
     target: int | None = None,
     mask: NDArray[np.bool_] | None = None,
@@ -101,7 +98,7 @@ def decide_sparse(
         image: (H, W, C) in [0, 1].
         label: the class to be kept; the classifier must give it to the image.
         units: how many may change, >= 1; each to any value in [0, 1].
-        classify: the classifier itself, for candidates.
+        scorer: the classifier itself, for candidates: (N, H, W, C) float32 in [0, 1] to (N, K) scores.
         norm: whether pixels or dimensions are counted.
         target: the one class that must not be reached; any other than the label where None.
         mask: (H, W) pixels (or (H, W, C) dimensions) that may change; all where None.
@@ -110,7 +107,7 @@ def decide_sparse(
         batch: nodes bounded at once.
         record: whether to keep the tree for a certificate.
     """
-    search = _SparseSearch(bounds, image, label, norm, target, classify)
+    search = _SparseSearch(bounds, image, label, norm, target, scorer)
     if units < 1:
         raise InvalidSetting(f"units must be >= 1; got {units}. With 0 the image itself is the region.")
     free = torch.arange(search.n_units)
@@ -134,14 +131,14 @@ class _SparseSearch:
         label: int,
         norm: L0Norm,
         target: int | None,
-        classify: Classify,
+        scorer: Scorer,
     ) -> None:
         graph = bounds.graph
         if tuple(image.shape) != tuple(graph.input_shape):
             raise InvalidSetting(
                 f"image must have shape {graph.input_shape} like the model's input; got {image.shape}."
             )
-        self.bounds, self.label, self.norm, self.target, self.classify = bounds, label, norm, target, classify
+        self.bounds, self.label, self.norm, self.target, self.scorer = bounds, label, norm, target, scorer
         self.image = image.astype(np.float32)
         self.x = torch.from_numpy(self.image.reshape(-1).astype(np.float64))
         self.channels = graph.input_shape[2]
@@ -159,9 +156,9 @@ class _SparseSearch:
     def run(self, free: Tensor, units: int, *, seconds: float, nodes: int, batch: int, record: bool) -> Answer:
         """Branch until proved, falsified or out of time."""
         started = time.thread_time()
-        tree: dict[str, Any] = {}
-        heap: list[tuple[float, int, _Node]] = [(-np.inf, 0, _Node(((free, units),), {}, tree))]
-        done = made = 0
+        root = self.root(free, units)
+        heap: list[tuple[float, int, _Node]] = [(-np.inf, 0, root)]
+        done = made = stuck = 0
 
         def answer(decision: Decision, witness: NDArray[np.float32] | None = None) -> Answer:
             proved = decision is Decision.PROVED
@@ -172,7 +169,7 @@ class _SparseSearch:
                 len(heap),
                 None if not heap else heap[0][0],
                 time.thread_time() - started,
-                tree if record and proved else None,
+                root.record if record and proved else None,
             )
 
         while heap:
@@ -200,15 +197,20 @@ class _SparseSearch:
                 worst = int(found.value[b].argmin())
                 bound = float(found.value[b, worst])
                 held = {at: (low[b], high[b]) for at, (low, high) in won.items()}
-                for child in self._split(node, -found.gains[b, worst]):
+                children = self._split(node, -found.gains[b, worst])
+                stuck += not children
+                for child in children:
                     made += 1
-                    child = replace(child, known=held)
-                    heapq.heappush(heap, (bound, made, child))
+                    heapq.heappush(heap, (bound, made, replace(child, known=held)))
                 if not record:
                     node.record.clear()
             if witness is not None:
                 return answer(Decision.FALSIFIED, witness)
-        return answer(Decision.PROVED)
+        return answer(Decision.PROVED if stuck == 0 else Decision.OPEN)
+
+    def root(self, free: Tensor, units: int) -> _Node:
+        """All of the region: at most `units` of the free ones change."""
+        return _Node(tuple(_single(free, min(units, len(free)))), {}, {})
 
     def _region(self, nodes: list[_Node]) -> Region:
         """The nodes as a batch of regions; a single unit stands in the middle of its interval."""
@@ -243,12 +245,12 @@ class _SparseSearch:
         if not len(points):
             return None
         images = points.to(torch.float32).numpy().reshape(-1, *self.image.shape)
-        classes = self.classify(images)
+        classes = np.asarray(self.scorer(images)).argmax(axis=1)
         wrong = np.flatnonzero(classes != self.label if self.target is None else classes == self.target)
         return images[wrong[0]].copy() if len(wrong) else None
 
     def _split(self, node: _Node, influence: Tensor) -> list[_Node]:
-        """Children that cover the node; `influence` (n,) is what each dimension can take from the margin, >= 0."""
+        """Children that cover the node, none if it cannot be cut any further; `influence` (n,) is what each dimension can take from the margin, >= 0."""
         per_unit = influence.reshape(self.n_units, self.unit).sum(1)
         wide = [g for g, (units, _) in enumerate(node.groups) if len(units) > 1]
         if not wide:
@@ -272,9 +274,13 @@ class _SparseSearch:
     def _halve(self, node: _Node, influence: Tensor) -> list[_Node]:
         """Two children with halves of the interval that matters most."""
         dims = [int(u) * self.unit + c for units, _ in node.groups for u in units.tolist() for c in range(self.unit)]
+        if not dims:
+            return []
         dim = max(dims, key=lambda d: (float(influence[d]), -d))
         low, high = node.values.get(dim, (0.0, 1.0))
         middle = (low + high) / 2
+        if not low < middle < high:
+            return []
         node.record.update(split="value", dim=dim, at=middle, children=[{}, {}])
         return [
             _Node(node.groups, {**node.values, dim: part}, record)
