@@ -1,0 +1,208 @@
+"""The plugin as a user's project meets it: pass, fail with a message one can act on, inconclusive; baselines; workers."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+# A gray 5x5 image of darkness is class 0; more than 3.5 pixels' worth of light make class 1: four pixels flip each image.
+MODEL = """
+import numpy as np
+def lamp(images):
+    light = images.reshape(len(images), -1).sum(axis=1)
+    return np.stack([np.full(len(images), {threshold}, np.float32), light], axis=1)
+"""
+
+CONFTEST = """
+import numpy as np, pytest
+from robustest.images import ImageSet
+
+@pytest.fixture(scope="session")
+def lamps():
+    rng = np.random.default_rng(0)
+    images = (rng.random((40, 5, 5, 1)) < 0.5).astype(np.uint8)
+    return ImageSet(images, np.zeros(40, np.int64), tuple(f"lamp{i}" for i in range(40)))
+"""
+
+TESTS = """
+import lamp_model
+
+def test_passes(robustness, lamps):
+    estimate = robustness.audit(lamp_model.lamp, lamps, queries=150)
+    assert estimate.survives(pixels=3) >= 0.60
+    assert estimate.median_pixels >= 4
+    assert estimate.survives(pixels=4) <= 0.2
+
+def test_fails(robustness, lamps):
+    estimate = robustness.audit(lamp_model.lamp, lamps, queries=150)
+    assert estimate.survives(pixels=4) >= 0.60
+
+def test_inconclusive(robustness, lamps):
+    estimate = robustness.audit(lamp_model.lamp, lamps, queries=150, images=20)
+    quantity = estimate.survives(pixels=3)
+    low = quantity.interval.low
+    assert quantity > low
+"""
+
+
+@pytest.fixture
+def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
+    """A user's project with a model, images and three tests."""
+    pytester.makepyfile(lamp_model=MODEL.format(threshold=3.5), test_lamps=TESTS)
+    pytester.makeconftest(CONFTEST)
+    monkeypatch.delenv("CI", raising=False)
+    monkeypatch.setenv("PYTHONPATH", str(pytester.path))
+    return pytester
+
+
+def run(project: pytest.Pytester, *options: str) -> pytest.RunResult:
+    return project.runpytest_subprocess("-p", "no:cacheprovider", "-p", "no:randomly", *options)
+
+
+def test_one_passes_one_fails_with_counts_one_is_inconclusive(project: pytest.Pytester) -> None:
+    result = run(project, "--robustest-report=claims.html", "--junitxml=junit.xml")
+    result.assert_outcomes(passed=1, failed=2)
+    text = result.stdout.str()
+    assert "refuted: share that survives 4 pixels >= 0.6" in text
+    assert "0 of 40 images survive 4 pixels of this attack at 150 queries: 95% interval [0.000, 0.088]" in text
+    assert "worst image: lamp" in text
+    assert "flipped to 1 by 4 pixel(s)" in text
+    assert "see it: robustest report" in text
+    assert "inconclusive: share that survives 3 pixels" in text
+    assert "robustest.verdict" in (project.path / "junit.xml").read_text()
+    page = (project.path / "claims.html").read_text()
+    assert "proven: median pixels to flip &gt;= 4" in page
+
+
+def test_the_same_on_two_workers_that_share_one_audit(project: pytest.Pytester) -> None:
+    run(project, "-n", "2").assert_outcomes(passed=1, failed=2)
+    runs = [path for path in (project.path / ".robustest" / "runs").iterdir() if path.is_dir()]
+    assert len(runs) == 2  # 40 images once, 20 images once
+
+
+@pytest.mark.parametrize(("mode", "outcome"), [("xfail", {"xfailed": 1}), ("warn", {"passed": 1, "warnings": 1})])
+def test_what_an_inconclusive_claim_does_is_a_choice(
+    project: pytest.Pytester, mode: str, outcome: dict[str, int]
+) -> None:
+    run(project, "-k", "inconclusive", "-o", f"robustest_inconclusive={mode}").assert_outcomes(**outcome, deselected=2)
+
+
+def test_a_threshold_that_cannot_be_shown_is_refused_before_any_query(project: pytest.Pytester) -> None:
+    project.makepyfile(
+        test_lamps="""
+        def test_too_few(robustness, lamps):
+            def never(images):
+                raise AssertionError("sent" + str(1 + 1))
+            assert robustness.audit(never, lamps, images=20).survives(pixels=3) >= 0.98
+        """
+    )
+    result = run(project)
+    result.assert_outcomes(failed=1)
+    assert "20 images cannot show" in result.stdout.str()
+    assert "sent2" not in result.stdout.str()
+
+
+def test_a_bare_number_cannot_slip_in(project: pytest.Pytester) -> None:
+    project.makepyfile(
+        test_lamps="""
+        import lamp_model, pytest
+        def test_points(robustness, lamps):
+            estimate = robustness.audit(lamp_model.lamp, lamps, queries=150)
+            for misuse in (lambda q: q == 1.0, float, bool):
+                with pytest.raises(TypeError, match="interval|threshold"):
+                    misuse(estimate.survives(pixels=3))
+        """
+    )
+    run(project).assert_outcomes(passed=1)
+
+
+CHECK = """
+import lamp_model
+def test_no_regression(robustness, lamps):
+    robustness.check("lamps", lamp_model.lamp, lamps, queries=150)
+"""
+
+
+def test_a_baseline_is_written_only_when_asked_and_catches_a_weaker_model(
+    project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project.makepyfile(test_lamps=CHECK)
+    first = run(project)
+    first.assert_outcomes(failed=1)
+    assert "--robustest-baseline=update" in first.stdout.str()
+    path = project.path / "tests" / "robustness" / "lamps.json"
+    assert not path.exists()
+
+    monkeypatch.setenv("CI", "true")
+    run(project, "--robustest-baseline=update").assert_outcomes(failed=1)
+    assert not path.exists()
+    monkeypatch.delenv("CI")
+
+    run(project, "--robustest-baseline=update").assert_outcomes(passed=1)
+    stored = json.loads(path.read_text())
+    assert len(stored["images"]) == 40
+    run(project).assert_outcomes(passed=1)
+
+    project.makepyfile(lamp_model=MODEL.format(threshold=2.5))
+    weaker = run(project, "--robustest-run-dir", "other-runs")
+    weaker.assert_outcomes(failed=1)
+    assert "stored adversarial images that still flip: 40 of 40" in weaker.stdout.str()
+    assert "of 40 images 40 got worse and 0 better" in weaker.stdout.str()
+    assert "4 -> 3" in weaker.stdout.str()
+
+    project.makepyfile(lamp_model=MODEL.format(threshold=5.5))
+    run(project, "--robustest-run-dir", "third-runs").assert_outcomes(passed=1)
+
+    project.makepyfile(test_lamps=CHECK.replace("150", "160"))
+    assert "made with other settings" in run(project).stdout.str()
+
+
+def test_the_marker_gives_defaults_and_a_misspelt_one_is_an_error(project: pytest.Pytester) -> None:
+    project.makepyfile(
+        test_lamps="""
+        import lamp_model, pytest
+        @pytest.mark.robustness(queries=77, images=30)
+        def test_marked(robustness, lamps):
+            summary = robustness.audit(lamp_model.lamp, lamps).summary
+            assert summary.settings.queries == 77
+            assert summary.counts.images == 30
+        def test_misspelt(robustness, lamps):
+            robustness.audit(lamp_model.lamp, lamps, normm="l2")
+        """
+    )
+    result = run(project, "--strict-markers")
+    result.assert_outcomes(passed=1, failed=1)
+    assert "normm" in result.stdout.str()
+
+
+def test_a_bad_ini_key_says_what_it_must_be(project: pytest.Pytester) -> None:
+    result = run(project, "-o", "robustest_confidence=95")
+    assert "robustest_confidence must be a number in (0, 1)" in result.stdout.str()
+
+
+def test_a_session_without_robustness_tests_loads_nothing_heavy(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(
+        """
+        import sys
+        def test_light():
+            heavy = {"torch", "cv2", "numpy", "scipy", "onnxruntime", "robustest.testing"}
+            assert not heavy & set(sys.modules)
+        """
+    )
+    pytester.runpytest_subprocess("-p", "no:randomly", "-p", "no:hypothesispytest").assert_outcomes(passed=1)
+
+
+def test_images_are_drawn_by_their_own_hash() -> None:
+    from robustest.images import ImageSet
+    from robustest.testing.fixture import draw
+
+    images = np.arange(100 * 4, dtype=np.uint16).astype(np.uint8).reshape(100, 2, 2, 1)
+    images[:, 0, 0, 0] = np.arange(100)
+    whole = ImageSet(images, np.zeros(100, np.int64), tuple(map(str, range(100))))
+    some = draw(whole, 10, 3)
+    assert some.names == draw(whole.take(np.arange(100)[::-1]), 10, 3).names[::-1]
+    assert some.names != draw(whole, 10, 4).names
+    kept = draw(whole.take([place for place in range(100) if str(place) not in some.names[:1]]), 10, 3)
+    assert set(some.names[1:]) <= set(kept.names)
