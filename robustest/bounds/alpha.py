@@ -163,10 +163,7 @@ def _tighter(graph: BoundGraph, old: Intervals, new: Intervals) -> Intervals:
     """Entry by entry the better of two families of intervals that both hold, with the lines that they allow."""
     lower = [torch.maximum(a, b.detach()) for a, b in zip(old.lower, new.lower, strict=True)]
     upper = [torch.minimum(a, b.detach()) for a, b in zip(old.upper, new.upper, strict=True)]
-    error = [
-        None if a is None or b is None else torch.minimum(a, b)
-        for a, b in zip(old.error, new.error, strict=True)
-    ]
+    error = [None if a is None or b is None else torch.minimum(a, b) for a, b in zip(old.error, new.error, strict=True)]
     lines = {}
     for index in old.lines:
         activation, before = graph.nodes[index].activation, graph.nodes[index].parents[0]

@@ -156,9 +156,7 @@ class ReluBranch:
         """Optimise slopes and multipliers of every domain; the best bound and what reached it are kept in it."""
         intervals, signs = self._stack(domains)
         rivals = torch.tensor([d.rival for d in domains])
-        slopes = {
-            k: torch.stack([d.slopes[k] for d in domains])[:, None] for k in domains[0].slopes
-        }
+        slopes = {k: torch.stack([d.slopes[k] for d in domains])[:, None] for k in domains[0].slopes}
         weights = {
             k: torch.stack([d.multipliers.get(k, torch.zeros(s.shape[1]).double()) for d in domains]) * (s != 0)
             for k, s in signs.items()
@@ -265,12 +263,8 @@ def prove_region(
 ) -> BranchAnswer:
     """Prove that every image of one region has class `label`, or report how far the proof got."""
     begin = time.thread_time()
-    root = optimise(
-        graph, region, torch.tensor([label]), steps=root_steps, executed=executed, seconds=seconds / 3
-    )
+    root = optimise(graph, region, torch.tensor([label]), steps=root_steps, executed=executed, seconds=seconds / 3)
     if bool(root.proved[0]):
         return BranchAnswer(True, float(root.lower.min()), 1, 0, time.thread_time() - begin)
     answer = ReluBranch(graph, region, label, root).run(seconds=seconds - (time.thread_time() - begin))
-    return BranchAnswer(
-        answer.proved, answer.lower, answer.domains, answer.open, time.thread_time() - begin
-    )
+    return BranchAnswer(answer.proved, answer.lower, answer.domains, answer.open, time.thread_time() - begin)

@@ -316,9 +316,7 @@ def refine(
             if isinstance(forms, Whole) and region.batch == 1:
                 forms, zero = Whole(forms.rows.transpose(0, 1), None), zero.T
             mine, per_row = (None, False) if slopes is None else _slopes_of_rows(slopes[side], who, which, region.batch)
-            bound = back_substitute(
-                graph, region, intervals, index, forms, zero, slopes=mine, per_row=per_row
-            )[0]
+            bound = back_substitute(graph, region, intervals, index, forms, zero, slopes=mine, per_row=per_row)[0]
             found[side].append(sign * bound.flatten())
     new_lower = torch.maximum(lower[owner, entry], torch.cat(found[0]))
     new_upper = torch.minimum(upper[owner, entry], torch.cat(found[1]))

@@ -55,6 +55,7 @@ class Node:
     shape: of the output, without the batch axis.
     exact: the executed network gets this value without rounding (a rewriting of something exact).
     name: of the layer it came from.
+    single: computed in float32 whatever the rest of the network runs in (the preparation of images).
     """
 
     kind: Literal["input", "linear", "activation", "add"]
@@ -64,6 +65,7 @@ class Node:
     activation: Activation | None = None
     exact: bool = False
     name: str = ""
+    single: bool = False
 
     @property
     def size(self) -> int:
@@ -166,6 +168,8 @@ class BoundGraph:
                 return torch.full_like(magnitude, rate + 2.0**-48)
             return magnitude * (rate + 8 * U64)
         own = gamma(node.size + terms + 4 * len(self.nodes) + 64, U64)
+        if unit and node.single:
+            unit = U32
         executed = 0.0 if node.exact or isinstance(node.op, Gather) else gamma(terms + 8, unit)
         flush = (terms + 8) * FLUSH32 if executed else 0.0
         return magnitude * ((own + executed) * OUTWARD) + flush
@@ -249,11 +253,11 @@ class GraphBuilder:
         self.nodes.append(node)
         return len(self.nodes) - 1
 
-    def linear(self, parent: int, op: LinearOp, name: str, *, exact: bool = False) -> int:
+    def linear(self, parent: int, op: LinearOp, name: str, *, exact: bool = False, single: bool = False) -> int:
         """Any operator; refused where a weight is not finite."""
         if not op.is_finite:
             raise UnsupportedNumerics(f"layer {name} holds weights that are not finite; nothing can be proved.")
-        return self._add(Node("linear", (parent,), op.out_shape, op=op, exact=exact, name=name))
+        return self._add(Node("linear", (parent,), op.out_shape, op=op, exact=exact, name=name, single=single))
 
     def dense(self, parent: int, weight: Tensor, bias: Tensor | None, name: str) -> int:
         """Matrix (n_out, n_in) on the last axis; every earlier axis must have length 1."""
@@ -291,12 +295,21 @@ class GraphBuilder:
         op = Conv(weight.double(), constant, shape, stride, pads, dilation, groups)
         return self.linear(parent, op, name, exact=exact)
 
-    def scale(self, parent: int, factor: Tensor, constant: Tensor, name: str, mass: Tensor | None = None) -> int:
+    def scale(
+        self,
+        parent: int,
+        factor: Tensor,
+        constant: Tensor,
+        name: str,
+        mass: Tensor | None = None,
+        *,
+        single: bool = False,
+    ) -> int:
         """Multiply and add, numbers that broadcast against the shape from the right."""
         shape = self.shape(parent)
         mass = constant.abs() if mass is None else mass
         flat = [torch.broadcast_to(t.double(), shape).flatten() for t in (factor, constant, mass)]
-        return self.linear(parent, Scale(flat[0], flat[1], shape, flat[2]), name)
+        return self.linear(parent, Scale(flat[0], flat[1], shape, flat[2]), name, single=single)
 
     def gather(self, parent: int, index: Tensor, out_shape: Shape, name: str, constant: Tensor | None = None) -> int:
         """Pick entries by flat index, -1 for the constant; chains of these become one, and no-ops none."""
@@ -316,7 +329,10 @@ class GraphBuilder:
             old = node.op
             moved = self.gather(node.parents[0], index, out_shape, name)
             return self.linear(
-                moved, Scale(old.factor[index], old.constant[index], out_shape, old.mass[index]), node.name
+                moved,
+                Scale(old.factor[index], old.constant[index], out_shape, old.mass[index]),
+                node.name,
+                single=node.single,
             )
         return self.linear(parent, op, name)
 
@@ -328,7 +344,9 @@ class GraphBuilder:
         if shape == node.shape:
             return parent
         if isinstance(node.op, Scale):
-            return self.linear(node.parents[0], replace(node.op, in_shape=shape), node.name, exact=node.exact)
+            return self.linear(
+                node.parents[0], replace(node.op, in_shape=shape), node.name, exact=node.exact, single=node.single
+            )
         index = torch.arange(node.size)
         zero = torch.zeros(node.size, dtype=torch.float64)
         return self._add(

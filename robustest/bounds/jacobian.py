@@ -23,9 +23,7 @@ from robustest.bounds.region import Region
 from robustest.bounds.rounding import OUTWARD, U64, gamma
 
 
-def gradient_intervals(
-    graph: BoundGraph, intervals: Intervals, rows: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
+def gradient_intervals(graph: BoundGraph, intervals: Intervals, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Intervals that hold the derivative of each row of scores, anywhere that the intervals hold.
 
     Args:

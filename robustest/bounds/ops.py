@@ -173,11 +173,11 @@ class Conv(LinearOp):
 
     def _transpose(self, rows: Tensor, weight: Tensor) -> Tensor:
         full = self._transposed(rows.reshape(-1, *self.out_shape), weight)
-        top, left, bottom, right = self.pads
-        height, width = self.in_shape[1] + top + bottom, self.in_shape[2] + left + right
+        top, left = self.pads[:2]
+        bottom, right = top + self.in_shape[1], left + self.in_shape[2]
         # Rows and columns that no window reaches have no coefficient.
-        full = F.pad(full, (0, width - full.shape[3], 0, height - full.shape[2]))
-        return full[:, :, top : height - bottom, left : width - right].flatten(1)
+        full = F.pad(full, (0, max(0, right - full.shape[3]), 0, max(0, bottom - full.shape[2])))
+        return full[:, :, top:bottom, left:right].flatten(1)
 
     @cached_property
     def _window_matrices(self) -> dict[tuple[int, int], Tensor | None]:

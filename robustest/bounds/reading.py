@@ -72,7 +72,7 @@ def prepared(builder: GraphBuilder, spec: InputSpec) -> int:
     """The node with the model's own input: scaled, reordered and transposed as the spec says."""
     scale, mean, std = (torch.from_numpy(np.asarray(t, dtype=np.float64)) for t in spec.affine())
     height, width, channels = builder.input_shape
-    node = builder.scale(0, 255.0 * scale / std, -mean / std, "input spec")
+    node = builder.scale(0, 255.0 * scale / std, -mean / std, "input spec", single=True)
     if spec.channels == "BGR":
         index = torch.arange(height * width * channels).reshape(height, width, channels).flip(-1)
         node = builder.gather(node, index, builder.input_shape, "BGR")

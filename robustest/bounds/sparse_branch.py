@@ -121,6 +121,64 @@ def decide_sparse(
     return search.run(free, units, seconds=seconds, nodes=nodes, batch=batch, record=record)
 
 
+@dataclass(frozen=True, slots=True)
+class SparseDistance:
+    """A bracket on how many units must change.
+
+    lower: no image with fewer changed units is misclassified; 1 where nothing but the image itself was decided.
+    upper: units that `witness` changes, or None. witness: (H, W, C) float32, misclassified when scored, or None.
+    answers: one for each number of units tried, from 1 on.
+    """
+
+    lower: int
+    upper: int | None
+    witness: NDArray[np.float32] | None
+    answers: tuple[Answer, ...]
+
+
+def sparse_distance(
+    bounds: CentredBounds,
+    image: NDArray[np.float32],
+    label: int,
+    *,
+    scorer: Scorer,
+    norm: L0Norm = "l0",
+    seconds: float = 30.0,
+    upper: int | None = None,
+    glances: int = 20,
+) -> SparseDistance:
+    """How few pixels change the class: prove 1, 2, 3, ... pixels harmless until one witness or the time ends it.
+
+    Args:
+        bounds, image, label, scorer, norm: as for `decide_sparse`.
+        seconds: CPU seconds for the proofs together.
+        upper: units of a misclassified image that is known; as many need not be tried.
+        glances: nodes looked at for a witness with more units than could be decided, for each number of units.
+    """
+    answers: list[Answer] = []
+    proved, left = 0, seconds
+    per_pixel = image.shape[2] if norm == "l0" else 1
+    count = image.size // per_pixel
+
+    def changed(witness: NDArray[np.float32]) -> int:
+        return int((witness != image).reshape(count, per_pixel).any(axis=1).sum())
+
+    while left > 0 and (upper is None or proved + 1 < upper) and proved < count:
+        answer = decide_sparse(bounds, image, label, proved + 1, scorer=scorer, norm=norm, seconds=left)
+        answers.append(answer)
+        left -= answer.seconds
+        if answer.witness is not None:
+            return SparseDistance(proved + 1, changed(answer.witness), answer.witness, tuple(answers))
+        if answer.decision is Decision.OPEN:
+            break
+        proved += 1
+    for units in range(proved + 1, (count if upper is None else upper - 1) + 1):
+        answer = decide_sparse(bounds, image, label, units, scorer=scorer, norm=norm, nodes=glances)
+        if answer.witness is not None:
+            return SparseDistance(proved + 1, changed(answer.witness), answer.witness, tuple(answers))
+    return SparseDistance(proved + 1, None, None, tuple(answers))
+
+
 class _SparseSearch:
     """One image, one class to keep."""
 
