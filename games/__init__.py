@@ -1,15 +1,15 @@
 """Two-player game search: numpy and the standard library, and no idea what the game is about.
 
-`games.game` has the words, `games.search` what searches share, `games.mcts`, `games.exact`,
-`games.best_first` and `games.playout` the searches, `games.toys` small games, `games.check` the
+`games.game` has the words, `games.search` what searches share, `games.monte_carlo`, `games.exact`,
+`games.a_star` and `games.playout` the searches, `games.toys` small games, `games.check` the
 conformance check.
 """
 
-from games.best_first import best_first, rules_bound
+from games.a_star import best_first, rules_bound
 from games.check import check_game
 from games.exact import alpha_beta, expectimax
 from games.game import Aim, Ending, Evaluation, Game, GameError, Kind, Outcome, Player, ScoredGame
-from games.mcts import MctsSettings, mcts
+from games.monte_carlo import MctsSettings, mcts
 from games.playout import random_play
 from games.search import MoveStatistics, Point, Search, SearchResult, Stop, Stopping, Watch, run
 from games.select import puct, uct, uniform

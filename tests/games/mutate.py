@@ -38,7 +38,7 @@ MUTATIONS = [
              "mover_sign(Aim(int(aim))))", "-mover_sign(Aim(int(aim))))"),
     Mutation("sign: proven bounds backed up for the wrong side", "tree.py",
              "if aim == Aim.MAXIMISE else (lower.min()", "if aim == Aim.MINIMISE else (lower.min()"),
-    Mutation("sign: who minimises sees payoffs as they are", "mcts.py",
+    Mutation("sign: who minimises sees payoffs as they are", "monte_carlo.py",
              "scaled if mover_sign(aim) > 0 else 1 - scaled", "scaled"),
     Mutation("who moves: player II's wishes for player I", "game.py",
              "first if player is Player.FIRST else second", "second if player is Player.FIRST else first"),

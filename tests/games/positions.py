@@ -3,7 +3,7 @@
 import numpy as np
 
 from games.game import Aim, Kind, Player
-from games.mcts import MctsSettings, mcts
+from games.monte_carlo import MctsSettings, mcts
 from games.search import Watch, run
 from games.toys import Gather, RandomTree
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from games.best_first import best_first, rules_bound
+from games.a_star import best_first, rules_bound
 from games.exact import expectimax
 from games.game import GameError, Kind
 from games.search import Stop, Stopping, Watch, run

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from games.exact import expectimax
 from games.game import Ending, GameError, Kind
-from games.mcts import MctsSettings, mcts
+from games.monte_carlo import MctsSettings, mcts
 from games.search import Stop, Stopping, Watch, run
 from games.select import puct, uct, uniform
 from games.toys import Gather, Nim, TicTacToe
