@@ -105,7 +105,7 @@ def first_failure(mutation: Mutation) -> str | None:
                 env=environment,
                 capture_output=True,
                 text=True,
-                timeout=180,
+                timeout=300,
                 check=False,
             )
         except subprocess.TimeoutExpired:
