@@ -11,6 +11,7 @@ from robustest.audit.files import read_json
 from robustest.audit.leases import newest_lease
 from robustest.audit.ledger import FILE, Tally, tally
 from robustest.audit.plan import RESULT, Plan, shard_folder
+from robustest.audit.progress import duration
 from robustest.audit.work import DONE
 from robustest.errors import RunConflict
 
@@ -54,6 +55,28 @@ class RunStatus:
         """At that rate; None where nobody works."""
         left = self.images - self.counted.done
         return left / self.rate if self.rate > 0 else (0.0 if left == 0 else None)
+
+    def lines(self, attack: str) -> list[str]:
+        """The status for people."""
+        count = self.counted
+        tested = count.done - count.excluded
+        left = self.seconds_left
+        flipped = f"{count.flipped} of {tested} tested ({count.flipped / tested:.1%})" if tested else "none tested yet"
+        lines = [
+            f"images      {count.done} of {self.images} done ({count.done / self.images:.1%}), {count.playing} in play",
+            f"shards      {self.done} of {self.shards} done",
+            f"flipped     {flipped} so far by {attack}; {count.survived} survived, {count.unknown} unknown, {count.excluded} excluded",
+            f"queries     {count.queries:,}",
+            f"rate        {self.rate:.3g} images/s, {'nobody works on it now' if left is None else duration(left) + ' left'}",
+        ]
+        lines += [
+            f"worker      {w.host} process {w.pid}: {len(w.shards)} shards, {w.rate:.3g} images/s, last heard {w.beat}"
+            for w in self.workers
+        ]
+        lines += [f"failures    {times} workers died: {how}" for how, times in self.failures.items()]
+        if self.finished:
+            lines.append("finished    the result is written")
+        return lines
 
 
 def counted(run: Path, plan: Plan) -> Tally:
