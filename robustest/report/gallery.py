@@ -103,7 +103,7 @@ def gallery_of(
     candidates = _ordered(records, summary.settings.norm)
     if images is not None:
         for record in candidates[:most_cards]:
-            one = _sprite(record, images)
+            one = sprite_of(record, images)
             card = _card(record, summary, images, one.ident, (after or {}).get(record.index))
             card_bytes += _size(card.pictures)
             sprite_bytes += len(one.uri)
@@ -115,7 +115,7 @@ def gallery_of(
             if sprite_bytes > _SPRITE_BYTES:
                 break
             if record.index not in sprite:
-                sprite[record.index] = _sprite(record, images)
+                sprite[record.index] = sprite_of(record, images)
                 sprite_bytes += len(sprite[record.index].uri)
     carded = {card.index for card in cards}
     rows = tuple(_row(r, summary, sprite.get(r.index), r.index in carded) for r in records[:_MOST_ROWS])
@@ -173,7 +173,8 @@ def _spread(count: int) -> Iterator[int]:
         parts *= 2
 
 
-def _sprite(record: ImageRecord, images: Pixels) -> Sprite:
+def sprite_of(record: ImageRecord, images: Pixels) -> Sprite:
+    """The clean picture of a record's image."""
     image = eight_bits(np.asarray(images[record.index]))
     height, width = image.shape[:2]
     return Sprite(f"i{record.index}", picture_uri(image), width, height, max(height, width) <= _EXACT_SIDE)

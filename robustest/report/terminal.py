@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -13,6 +14,7 @@ from rich.text import Text
 from robustest.audit.requirements import Answer
 from robustest.audit.summary import AuditSummary
 from robustest.report.html import tiles
+from robustest.report.several import Proven, figures, paired_sentences
 from robustest.report.words import headline
 
 _STYLES = {"flipped": "red", "survived": "blue", "unknown": "yellow", "": ""}
@@ -58,3 +60,22 @@ def draw(images: Sequence[NDArray[np.uint8]], *, console: Console) -> None:
 def _colour(values: list[int]) -> str:
     red, green, blue = values * 3 if len(values) == 1 else values
     return f"#{red:02x}{green:02x}{blue:02x}"
+
+
+def print_figures(
+    summaries: Mapping[str, AuditSummary], proven: Mapping[str, Proven], *, console: Console | None = None
+) -> None:
+    """Print the key figures of several audits side by side, and whether their difference can be chance."""
+    out = console or Console(highlight=False)
+    for name, summary in summaries.items():
+        for doubt in summary.doubts:
+            out.print(Text(f"Reason to doubt {name}: {doubt}", "yellow"))
+    content = figures(summaries, proven)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for place, head in enumerate(content.heads):
+        table.add_column(Text(head, "bold"), style="dim" if place == 0 else "")
+    for row in content.rows:
+        table.add_row(*(Text(cell) for cell in row))
+    out.print(table)
+    for sentence in paired_sentences(summaries):
+        out.print(Text(sentence))
