@@ -1,0 +1,185 @@
+"""Evidence bundles: the same bytes twice, and every kind of tampering is found and named."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from robustest.audit.run import run_audit
+from robustest.classifiers import load_classifier
+from robustest.errors import InvalidSetting, RunConflict
+from robustest.evidence.bundle import MANIFEST, write_bundle
+from robustest.evidence.verify import Verification, verify_bundle
+from robustest.images import ImageSet
+from robustest.settings import AttackSettings
+from tests.models import write_linear_onnx
+
+SIDE = 5
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a model (four lit pixels flip a dark image), another model, and a finished audit of the first."""
+    folder = tmp_path_factory.mktemp("home")
+    weights = np.stack([np.zeros(SIDE * SIDE), np.ones(SIDE * SIDE)], axis=1).astype(np.float32)
+    for name, threshold in (("model", 3.5), ("other", 9.5)):
+        write_linear_onnx(
+            folder / f"{name}.onnx", weights, np.array([threshold, 0], np.float32), shape=("n", SIDE, SIDE, 1)
+        )
+    rng = np.random.default_rng(0)
+    images = (rng.random((12, SIDE, SIDE, 1)) < 0.5).astype(np.uint8)
+    images[11] = 255  # wrong from the start
+    data = ImageSet(images, np.zeros(12, np.int64), tuple(f"<b>{i}</b>" for i in range(12)))
+    run_audit(load_classifier(folder / "model.onnx"), data, settings=AttackSettings(queries=120), out=folder / "run")
+    return folder
+
+
+@pytest.fixture
+def bundle(home: Path, tmp_path: Path) -> Path:
+    return write_bundle(home / "run", tmp_path / "bundle", draft=True)
+
+
+def check(bundle: Path, home: Path, model: str = "model", replay: int = 5) -> Verification:
+    return verify_bundle(bundle, replay=replay, classifier=load_classifier(home / f"{model}.onnx"))
+
+
+def test_an_untouched_bundle_holds_and_twice_gives_the_same_bytes(bundle: Path, home: Path, tmp_path: Path) -> None:
+    found = check(bundle, home)
+    assert found.problems == ()
+    assert any("replayed 5 adversarial images: 5 are misclassified" in line for line in found.checked)
+    again = write_bundle(home / "run", tmp_path / "again", draft=True)
+    names = {p.relative_to(bundle) for p in bundle.rglob("*") if p.is_file()}
+    assert names == {p.relative_to(again) for p in again.rglob("*") if p.is_file()}
+    assert [n for n in names if (bundle / n).read_bytes() != (again / n).read_bytes()] in ([], [Path("written.json")])
+
+
+def flip_a_bit(bundle: Path) -> str:
+    path = sorted((bundle / "adversarial").iterdir())[0]
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(bytes(content))
+    return f"adversarial/{path.name}"
+
+
+def edit_a_rate(bundle: Path) -> str:
+    path = bundle / "result.json"
+    path.write_text(path.read_text().replace('"flipped": 11', '"flipped": 10'))
+    return "result.json"
+
+
+def remove_an_image(bundle: Path) -> str:
+    path = sorted((bundle / "adversarial").iterdir())[0]
+    path.unlink()
+    return f"adversarial/{path.name}"
+
+
+def remove_a_file(bundle: Path) -> str:
+    (bundle / "limitations.md").unlink()
+    return "limitations.md"
+
+
+def add_a_file(bundle: Path) -> str:
+    (bundle / "extra.txt").write_text("hello")
+    return "extra.txt"
+
+
+def edit_the_manifest(bundle: Path) -> str:
+    path = bundle / MANIFEST
+    path.write_text(path.read_text().replace('"draft": true', '"draft": false'))
+    return MANIFEST
+
+
+@pytest.mark.parametrize(
+    "tamper", [flip_a_bit, edit_a_rate, remove_an_image, remove_a_file, add_a_file, edit_the_manifest]
+)
+def test_tampering_is_found_and_its_file_named(bundle: Path, home: Path, tamper: Callable[[Path], str]) -> None:
+    name = tamper(bundle)
+    found = check(bundle, home, replay=0)
+    assert not found.holds
+    assert any(problem.startswith(name) for problem in found.problems), found.problems
+
+
+def test_another_model_is_found_by_digest_and_by_replay(bundle: Path, home: Path) -> None:
+    found = check(bundle, home, model="other")
+    assert any("model: other.onnx has sha256" in problem for problem in found.problems)
+    assert any("it is not adversarial" in problem for problem in found.problems)
+
+
+def test_a_forger_who_renews_all_digests_is_still_contradicted_by_totals_and_pixels(bundle: Path, home: Path) -> None:
+    import hashlib
+
+    edit_a_rate(bundle)
+    picture = sorted((bundle / "adversarial").iterdir())[0]
+    cv2.imwrite(str(picture), np.zeros((SIDE, SIDE), np.uint8))
+    manifest = json.loads((bundle / MANIFEST).read_text())
+    for name in manifest["sha256"]:
+        manifest["sha256"][name] = hashlib.sha256((bundle / name).read_bytes()).hexdigest()
+    (bundle / MANIFEST).write_text(json.dumps(manifest))
+    problems = " ".join(check(bundle, home, replay=0).problems)
+    assert "totals are not those of its images" in problems
+    assert MANIFEST in problems
+
+
+def test_a_link_out_of_the_bundle_is_not_followed(bundle: Path, home: Path, tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_bytes((bundle / "summary.md").read_bytes())
+    (bundle / "summary.md").unlink()
+    (bundle / "summary.md").symlink_to(secret)
+    assert any("outside the bundle or is a link" in problem for problem in check(bundle, home, replay=0).problems)
+
+
+def test_it_refuses_to_overwrite_and_to_replay_without_a_model(bundle: Path, home: Path, tmp_path: Path) -> None:
+    with pytest.raises(RunConflict, match="exists already"):
+        write_bundle(home / "run", bundle, draft=True)
+    with pytest.raises(InvalidSetting, match="--model"):
+        verify_bundle(bundle, replay=3)
+    with pytest.raises(InvalidSetting, match="MANIFEST"):
+        verify_bundle(tmp_path)
+    assert not [p for p in tmp_path.iterdir() if p.name.startswith(".bundle-")]
+
+
+def test_names_with_markup_stay_text_and_the_draft_is_stamped_on_every_page(bundle: Path) -> None:
+    for page in ("report.html", "argument/gsn.svg"):
+        assert "<b>0</b>" not in (bundle / page).read_text()
+    for page in ("report.html", "summary.md", "statistics.md", "limitations.md", "replay.md"):
+        assert "DRAFT" in (bundle / page).read_text()
+    assert "1 image(s) that the model got wrong" in (bundle / "limitations.md").read_text()
+
+
+def test_a_dirty_tree_is_not_evidence(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    work = tmp_path / "work"
+    work.mkdir()
+    git = ["git", "-c", "user.name=a", "-c", "user.email=a@b", "-C", str(work)]
+    subprocess.run([*git, "init", "-q"], check=True)
+    (work / "a").write_text("1")
+    subprocess.run([*git, "add", "a"], check=True)
+    subprocess.run([*git, "commit", "-qm", "a"], check=True)
+    monkeypatch.chdir(work)
+    write_bundle(home / "run", tmp_path / "clean")
+    (work / "a").write_text("2")
+    with pytest.raises(InvalidSetting, match="not committed"):
+        write_bundle(home / "run", tmp_path / "dirty")
+    assert not (tmp_path / "dirty").exists()
+
+
+@pytest.mark.skipif(shutil.which("ssh-keygen") is None, reason="needs ssh-keygen, which is not on the path")
+def test_a_signature_names_its_signer_and_a_changed_manifest_breaks_it(home: Path, tmp_path: Path) -> None:
+    key = tmp_path / "key"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)], check=True)
+    signers = tmp_path / "signers"
+    signers.write_text(f"auditor@example.org {key.with_suffix('.pub').read_text()}")
+    bundle = write_bundle(home / "run", tmp_path / "signed", draft=True, key=key)
+    found = verify_bundle(bundle, allowed_signers=signers, signer="auditor@example.org")
+    assert found.problems == ()
+    assert any("signed by auditor@example.org" in line for line in found.checked)
+    assert not verify_bundle(bundle).holds  # a signature that is there and was not checked is a problem
+    edit_the_manifest(bundle)
+    found = verify_bundle(bundle, allowed_signers=signers, signer="auditor@example.org")
+    assert any("does not fit" in problem for problem in found.problems)
