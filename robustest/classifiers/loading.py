@@ -43,7 +43,8 @@ def load_classifier(
         path_or_callable: path of an ONNX file; `module:callable` (a torch module, a function on NHWC arrays in [0, 1],
             or a function without arguments that returns either); `v2+http://host:port/model` and the like; a torch
             module; any callable on arrays; or a classifier, which is returned as it is.
-        spec: input spec, or the path of a TOML file with one; None to look beside the model or to guess.
+        spec: input spec, or the path of a TOML file with one (and with a table `[server]` where the model is served); None
+            to look beside the model or to guess.
         device: for torch modules, such as `cuda:0`.
         threads: for ONNX files, of the model's own arithmetic.
         trust_model: `sha256:<digest>` of a file that may run code when loaded.
@@ -51,19 +52,27 @@ def load_classifier(
     Raises:
         ModelError, InvalidSpec, UntrustedModel, InvalidSetting, MissingExtra: each says what to do.
     """
+    if isinstance(path_or_callable, str) and path_or_callable.startswith(_SERVED):
+        return _served(path_or_callable, spec)
     chosen = read_spec(spec) if isinstance(spec, (str, Path)) else spec
     if isinstance(path_or_callable, (str, os.PathLike)):
         return _named(str(path_or_callable), chosen, device=device, threads=threads, trust_model=trust_model)
     return _wrapped(path_or_callable, chosen, device=device, source=None)
 
 
+def _served(url: str, spec: InputSpec | str | Path | None) -> Classifier:
+    from robustest.classifiers.served import open_served
+    from robustest.classifiers.served_settings import read_served
+
+    if isinstance(spec, (str, Path)):
+        chosen, server = read_served(spec)
+        return open_served(url, chosen, server)
+    return open_served(url, spec)
+
+
 def _named(
     name: str, spec: InputSpec | None, *, device: str | None, threads: int | None, trust_model: str | None
 ) -> Classifier:
-    if name.startswith(_SERVED):
-        from robustest.classifiers.served import open_served
-
-        return cast("Classifier", open_served(name, spec))
     path = Path(name)
     suffix = path.suffix.lower()
     if suffix == ".onnx":

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from robustest.classifiers.canvas import HostCanvas
 from robustest.classifiers.classifier import Canvas, ClassifierInfo, Images, check_scores
-from robustest.classifiers.spec import InputSpec, Output, spec_beside
-from robustest.errors import InvalidSpec, ModelError
+from robustest.classifiers.shapes import guess_output, guess_spec, image_shape, whole
+from robustest.classifiers.spec import InputSpec, spec_beside
+from robustest.errors import ModelError
 from robustest.results import Scores
 
 MAX_MODEL_BYTES = 2 << 30  # protobuf's own limit
@@ -65,16 +66,16 @@ class OnnxClassifier:
         if spec is None and found is not None:
             spec = found[0]
         elif spec is None:
-            spec, guessed = _guess(shape)
+            spec, guessed = guess_spec(shape)
         self._spec = spec
         self._info = ClassifierInfo(
             source=self._path.name,
             spec=spec,
             digest=hashlib.sha256(content).hexdigest(),
-            image_shape=_image_shape(shape, spec, self._path.name),
-            classes=_whole(outputs[0].shape[-1]) if len(outputs[0].shape) == 2 else None,
+            image_shape=image_shape(shape, spec, self._path.name),
+            classes=whole(outputs[0].shape[-1]) if len(outputs[0].shape) == 2 else None,
             guessed=guessed,
-            fixed_batch=_whole(shape[0]),
+            fixed_batch=whole(shape[0]),
             steady=True,
         )
         if guessed:
@@ -104,9 +105,7 @@ class OnnxClassifier:
         height, width, channels = (side or 32 for side in self._info.image_shape)
         noise = np.random.default_rng(0).random((4, height, width, channels), dtype=np.float32)
         scores = self(noise)
-        sums_to_one = bool((scores >= 0).all() and (np.abs(scores.sum(axis=1) - 1) < 1e-3).all())
-        output: Output = "probabilities" if sums_to_one else "logits"
-        how = f"output {output}, because scores of noise {'sum' if sums_to_one else 'do not sum'} to 1"
+        output, how = guess_output(scores)
         return replace(self._info, spec=replace(self._spec, output=output), guessed=(*self._info.guessed, how))
 
     def _run(self, batch: NDArray[np.float32]) -> Scores:
@@ -155,37 +154,3 @@ def _session(content: bytes, path: Path, threads: int | None) -> Any:
 def _short(error: Exception) -> str:
     text = " ".join(str(error).split())
     return text if len(text) <= 300 else text[:297] + "..."
-
-
-def _whole(axis: Any) -> int | None:
-    return axis if isinstance(axis, int) and axis > 0 else None
-
-
-def _image_shape(shape: list[Any], spec: InputSpec, name: str) -> tuple[int | None, int | None, int | None]:
-    axes = shape[1:] if spec.layout == "NHWC" else [shape[2], shape[3], shape[1]]
-    height, width, channels = (_whole(axis) for axis in axes)
-    if channels is not None and channels != spec.channel_count:
-        raise InvalidSpec(
-            f"{name} takes input {shape}, which has {channels} channels as {spec.layout}; the input spec says {spec.channels} "
-            f"({spec.channel_count}). Correct 'layout' or 'channels'."
-        )
-    return height, width, spec.channel_count
-
-
-def _guess(shape: list[Any]) -> tuple[InputSpec, tuple[str, ...]]:
-    """A spec from the input's shape, with what was guessed."""
-    if shape[1] in (1, 3) and shape[3] not in (1, 3):
-        layout, count = "NCHW", shape[1]
-    elif shape[3] in (1, 3):
-        layout, count = "NHWC", shape[3]
-    else:
-        raise InvalidSpec(
-            f"the model's input {shape} does not show where its channels are. Write a model.toml beside it, for example: "
-            'layout = "NCHW", channels = "RGB", scale = "1/255", output = "logits".'
-        )
-    channels = "gray" if count == 1 else "RGB"
-    spec = InputSpec(layout=layout, channels=channels)  # type: ignore[arg-type]
-    return spec, (
-        f"layout {layout} and channels {channels}, from the input's shape {shape}",
-        "values in [0, 1] (scale 1/255, mean 0, std 1)",
-    )

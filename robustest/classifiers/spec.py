@@ -137,7 +137,7 @@ def spec_of_table(table: Mapping[str, Any], *, where: str, base: InputSpec | Non
 
 
 def read_spec(path: str | Path) -> InputSpec:
-    """The input spec of a TOML file: its keys at the top, or in a table `[input]`.
+    """The input spec of a TOML file: its keys at the top, or in a table `[input]`; a table `[server]` is another's.
 
     Raises:
         InvalidSpec: missing, not TOML, or with unknown keys.
@@ -149,7 +149,7 @@ def read_spec(path: str | Path) -> InputSpec:
         raise InvalidSpec(f"input spec {str(path)!r} cannot be read: {error.strerror}.") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InvalidSpec(f"input spec {str(path)!r} is not TOML: {error}.") from error
-    inner = table.get("input", table)
+    inner = table.get("input", {key: value for key, value in table.items() if key != "server"})
     if not isinstance(inner, Mapping):
         raise InvalidSpec(f"input spec {str(path)!r}: [input] must be a table.")
     return spec_of_table(inner, where=where.name)
