@@ -23,7 +23,9 @@ from robustest.settings import AttackSettings
 LADDER = (1, 2, 3, 5, 10, 20)
 WITH_LADDER = ("sparse-rs", "brusle")  # run once for each number of pixels, unless told which
 LABEL_ONLY = ("pointwise", "sparse-evo")
-_SPEC = re.compile(r"(?P<name>[a-z][\w.-]*)(?:@(?P<pixels>[0-9]+(?:/[0-9]+)*))?(?::(?P<queries>[0-9]+))?", re.IGNORECASE)
+_SPEC = re.compile(
+    r"(?P<name>[a-z][\w.-]*)(?:@(?P<pixels>[0-9]+(?:/[0-9]+)*))?(?::(?P<queries>[0-9]+))?", re.IGNORECASE
+)
 _CHUNK = 256
 
 Progress = Callable[[str, int, int], None]
@@ -73,7 +75,9 @@ def parse_attacks(text: str, *, pixels: Sequence[int] = LADDER) -> tuple[AttackS
         else:
             check_white_box(name)
             if fixed:
-                raise InvalidSetting(f"attack {part!r}: @ gives the number of pixels, of {', '.join(FIXED_PIXELS)} alone.")
+                raise InvalidSetting(
+                    f"attack {part!r}: @ gives the number of pixels, of {', '.join(FIXED_PIXELS)} alone."
+                )
         if not fixed and name in WITH_LADDER:
             fixed = tuple(pixels)
         queries = int(match["queries"]) if match["queries"] else None
@@ -90,7 +94,7 @@ def correct_images(classifier: Classifier, images: ImageSet, count: int | None) 
     Raises:
         NothingToTest: it gets none right.
     """
-    check_fit(classifier.info, images.images.shape[1:])  # type: ignore[arg-type]
+    check_fit(classifier.info, images.images.shape[1:])
     check_labels(images.labels, len(images), classifier.info.classes)
     chosen: list[int] = []
     looked = 0
@@ -134,14 +138,12 @@ def run_comparison(
         command: what the user typed, for the report.
     """
     chosen, skipped = correct_images(classifier, images, count)
-    rows = [
-        _row(classifier, chosen, spec, settings, batch=batch, progress=progress) for spec in attacks
-    ]
+    rows = [_row(classifier, chosen, spec, settings, batch=batch, progress=progress) for spec in attacks]
     return Comparison(
         classifier=classifier.info.source,
         digest=classifier.info.digest,
         source=images.source,
-        shape=chosen.images.shape[1:],  # type: ignore[arg-type]
+        shape=chosen.images.shape[1:],
         names=chosen.names,
         labels=tuple(chosen.labels.tolist()),
         image_digests=chosen.digests,

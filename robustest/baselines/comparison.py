@@ -172,9 +172,7 @@ class Comparison:
             for i in range(len(self))
         ]
         found = np.array([value for value in least if np.isfinite(value)], np.float64)
-        unknown = sum(
-            all(run.results[i].verdict is Verdict.UNKNOWN for run in row.runs) for i in range(len(self))
-        )
+        unknown = sum(all(run.results[i].verdict is Verdict.UNKNOWN for run in row.runs) for i in range(len(self)))
         return median_of(found, len(self), unknown)
 
     def duels(self, *, first: str | None = None) -> list[Duel]:
@@ -224,7 +222,10 @@ def _best(comparison: Comparison, rows: Sequence[Row], pixels: int) -> tuple[str
 def best_after(result: AttackResult, queries: NDArray[np.int64]) -> NDArray[np.float64]:
     """(Q,) best distance of one attack after so many queries; inf before the first flip."""
     if not result.curve:
-        spent, distance = np.array([result.queries]), np.array([np.inf if result.l0_pixels is None else result.l0_pixels])
+        spent, distance = (
+            np.array([result.queries]),
+            np.array([np.inf if result.l0_pixels is None else result.l0_pixels]),
+        )
     else:
         spent, distance = (np.array(column, np.float64) for column in zip(*result.curve, strict=True))
     place = np.searchsorted(spent, queries, side="right") - 1

@@ -1,0 +1,107 @@
+"""A comparison in the terminal: one table, then what is significant and what to doubt."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import IO
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from robustest.baselines.compare import Progress
+from robustest.baselines.comparison import Comparison, Row
+
+_SIGNIFICANT = 0.05
+_ACCESS = {"scores": "scores", "label": "label", "gradients": "gradients"}
+
+
+def reporter(stream: IO[str], *, every: float = 0.5) -> Progress | None:
+    """Writes one rewritten line of progress to a terminal; None where the stream is none."""
+    if not stream.isatty():
+        return None
+    last = 0.0
+
+    def told(attack: str, done: int, of: int) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if done == of or now - last > every:
+            last = now
+            stream.write(f"\r\x1b[2K{attack}: {done} of {of} images" + ("\r\x1b[2K" if done == of else ""))
+            stream.flush()
+
+    return told
+
+
+def print_comparison(comparison: Comparison, *, file: IO[str] | None = None) -> None:
+    """Print the table, the paired differences and the doubts."""
+    out = file or sys.stdout
+    console = Console(file=out, width=None if out.isatty() else 160, highlight=False)
+    console.print(table_of(comparison))
+    for row in comparison.rows:
+        if row.note:
+            console.print(f"{row.name}: {row.note}", markup=False)
+    lines = [sentence for sentence in paired_sentences(comparison)]
+    if lines:
+        console.print("Paired, same images (exact McNemar test):", markup=False)
+        for line in lines:
+            console.print(f"  {line}", markup=False)
+    for doubt in comparison.doubts():
+        console.print(f"Doubt: {doubt}.", markup=False)
+
+
+def table_of(comparison: Comparison) -> Table:
+    """One line an attack: share flipped within each number of pixels, with its 95 % interval."""
+    table = Table(
+        title=(
+            f"{comparison.classifier}: {len(comparison)} images of {comparison.source}, {comparison.queries} queries an "
+            f"image, seed {comparison.seed}; % flipped within k pixels (95 % interval)"
+        ),
+        title_justify="left",
+    )
+    table.add_column("attack")
+    table.add_column("needs")
+    for k in comparison.pixels:
+        table.add_column(f"k={k}", justify="right")
+    for name in ("median px", "queries", "backward", "CPU s"):
+        table.add_column(name, justify="right")
+    for row in comparison.rows:
+        table.add_row(*_cells(comparison, row))
+    return table
+
+
+def _cells(comparison: Comparison, row: Row) -> list[str]:
+    cells = [row.name + (" (a run for each k)" if row.fixed and len(row.runs) > 1 else ""), _ACCESS[row.access]]
+    for k in comparison.pixels:
+        share = comparison.success(row, k)
+        if share is None or not share.of:
+            cells.append("-")
+        else:
+            cells.append(f"{100 * share.count / share.of:.0f} ({100 * share.low:.0f}-{100 * share.high:.0f})")
+    median = comparison.median_pixels(row)
+    if not row.runs:
+        return [*cells, "-", "-", "-", "-"]
+    queries = sum(float(np.mean([result.queries for result in run.results])) for run in row.runs)
+    backward = sum(float(np.mean([result.gradients for result in run.results])) for run in row.runs)
+    return [
+        *cells,
+        "-" if median is None or median.value is None else f"{median.value:g}",
+        f"{queries:.0f}",
+        f"{backward:.0f}" if backward else "-",
+        f"{sum(run.seconds for run in row.runs):.1f}",
+    ]
+
+
+def paired_sentences(comparison: Comparison) -> list[str]:
+    """The first attack against each other, where the images that only one of them flips differ beyond chance."""
+    sentences = []
+    for duel in comparison.duels():
+        paired = duel.paired
+        if paired.p_value < _SIGNIFICANT:
+            ahead = duel.first if paired.only_first > paired.only_second else duel.second
+            sentences.append(
+                f"k={duel.pixels}: {ahead} ahead; only {duel.first} flips {paired.only_first}, only {duel.second} "
+                f"{paired.only_second}, p = {paired.p_value:.2g}"
+            )
+    return sentences

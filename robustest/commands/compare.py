@@ -1,0 +1,95 @@
+"""`robustest compare`: several attacks on the same images, with the same budget, paired."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from robustest.settings import Norm, Values
+
+
+def compare(
+    model: str,
+    images: Path,
+    /,
+    *,
+    attacks: str = "game,sparse-rs,brusle,random-corners",
+    queries: int = 1000,
+    number: Annotated[int | None, Parameter(name="--images")] = 100,
+    pixels: str = "1,2,3,5,10,20",
+    seed: int = 0,
+    target: int | None = None,
+    values: Values = "corners",
+    norm: Norm = "l0",
+    output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None,
+    input: Path | None = None,
+    device: str | None = None,
+    threads: int | None = None,
+) -> int:
+    """Run several attacks on the same correctly classified images at the same budget, and compare them in pairs.
+
+    Parameters
+    ----------
+    model: ONNX file, module:callable, or the URL of a served model.
+    images: folder or .npz file.
+    attacks: names separated by commas. Black box with scores: game, sparse-rs, brusle, random-corners, one-pixel, greedy,
+        one-scan; with the label alone: pointwise, sparse-evo; with gradients: jsma, jsma-z, jsma-f, cw-l0, sigma-zero,
+        fmn-l0, sparsefool, torchattacks.NAME. sparse-rs@5/10 runs with 5 and with 10 pixels, a whole budget each;
+        greedy:50000 has a budget of its own.
+    queries: images each attack may score for each image tested.
+    number: how many images, the first ones that the model gets right.
+    pixels: numbers of pixels that success is reported at.
+    seed: of every random stream.
+    target: class to be reached; any other than the image's own if not given.
+    values: colours a pixel may take, for our own search.
+    norm: distance our own search makes small.
+    output: folder for comparison.json, adversarial.npz and comparison.html; nothing is written if not given.
+    input: TOML file with the input spec.
+    device: of a torch module, such as cuda:0.
+    threads: of an ONNX model's own arithmetic; all cores if not given.
+    """
+    from robustest.baselines.compare import parse_attacks, run_comparison
+    from robustest.baselines.files import parse_pixels, write_adversarials, write_json
+    from robustest.baselines.table import print_comparison, reporter
+    from robustest.classifiers import load_classifier
+    from robustest.errors import InvalidSetting
+    from robustest.images import load_images
+    from robustest.settings import AttackSettings
+
+    if number is not None and number < 1:
+        raise InvalidSetting(f"--images must be a whole number >= 1; got {number}.")
+    counts = parse_pixels(pixels)
+    wanted = parse_attacks(attacks, pixels=counts)
+    settings = AttackSettings(queries=queries, seed=seed, target=target, values=values, norm=norm)
+    classifier = load_classifier(model, input, device=device, threads=threads)
+    loaded = load_images(images)
+    if output is not None:
+        output.mkdir(parents=True, exist_ok=True)
+    comparison = run_comparison(
+        classifier,
+        loaded,
+        wanted,
+        settings,
+        count=number,
+        pixels=counts,
+        progress=reporter(sys.stderr),
+        command=_command(),
+    )
+    print_comparison(comparison)
+    if output is not None:
+        write_json(comparison, output / "comparison.json")
+        write_adversarials(comparison, output / "adversarial.npz")
+        from robustest.report.html import write_comparison
+
+        write_comparison(comparison, output / "comparison.html")
+        print(f"\nwritten: {output / 'comparison.html'}, comparison.json, adversarial.npz")
+    return 0
+
+
+def _command() -> str:
+    """What the user typed, without the folder of the program."""
+    return shlex.join(["robustest", *sys.argv[1:]])
