@@ -25,6 +25,7 @@ from torch import Tensor
 
 from robustest.bounds.centred import CentredBounds
 from robustest.bounds.region import Region
+from robustest.bounds.sparse_attack import few_pixel_witness
 from robustest.bounds.witness import Scorer
 from robustest.errors import InvalidSetting
 
@@ -144,39 +145,33 @@ def sparse_distance(
     scorer: Scorer,
     norm: L0Norm = "l0",
     seconds: float = 30.0,
-    upper: int | None = None,
-    glances: int = 20,
+    given: NDArray[np.float32] | None = None,
 ) -> SparseDistance:
-    """How few pixels change the class: prove 1, 2, 3, ... pixels harmless until one witness or the time ends it.
+    """How few pixels change the class: prove 1, 2, 3, ... pixels harmless until a witness or the time ends it.
 
     Args:
         bounds, image, label, scorer, norm: as for `decide_sparse`.
         seconds: CPU seconds for the proofs together.
-        upper: units of a misclassified image that is known; as many need not be tried.
-        glances: nodes looked at for a witness with more units than could be decided, for each number of units.
+        given: a misclassified image that is known; one of our own is looked for as well.
     """
-    answers: list[Answer] = []
-    proved, left = 0, seconds
-    per_pixel = image.shape[2] if norm == "l0" else 1
-    count = image.size // per_pixel
+    unit = image.shape[2] if norm == "l0" else 1
 
     def changed(witness: NDArray[np.float32]) -> int:
-        return int((witness != image).reshape(count, per_pixel).any(axis=1).sum())
+        return int((witness != image).reshape(-1, unit).any(axis=1).sum())
 
-    while left > 0 and (upper is None or proved + 1 < upper) and proved < count:
+    found = [w for w in (given, few_pixel_witness(bounds.graph, scorer, image, label, unit=unit)) if w is not None]
+    best = min(found, key=changed, default=None)
+    answers: list[Answer] = []
+    proved, left = 0, seconds
+    while left > 0 and proved < image.size // unit and (best is None or proved + 1 < changed(best)):
         answer = decide_sparse(bounds, image, label, proved + 1, scorer=scorer, norm=norm, seconds=left)
         answers.append(answer)
         left -= answer.seconds
-        if answer.witness is not None:
-            return SparseDistance(proved + 1, changed(answer.witness), answer.witness, tuple(answers))
-        if answer.decision is Decision.OPEN:
+        if answer.decision is not Decision.PROVED:
+            best = best if answer.witness is None else answer.witness
             break
         proved += 1
-    for units in range(proved + 1, (count if upper is None else upper - 1) + 1):
-        answer = decide_sparse(bounds, image, label, units, scorer=scorer, norm=norm, nodes=glances)
-        if answer.witness is not None:
-            return SparseDistance(proved + 1, changed(answer.witness), answer.witness, tuple(answers))
-    return SparseDistance(proved + 1, None, None, tuple(answers))
+    return SparseDistance(proved + 1, None if best is None else changed(best), best, tuple(answers))
 
 
 class _SparseSearch:
