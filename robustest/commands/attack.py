@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from robustest.commands.shared import Picture, answer_of, read_picture, side_by_side, tell_guesses
+from robustest.commands.audit_flags import AS_FOUND, AS_USUAL, AttackFlags, ModelFlags
+from robustest.commands.shared import Picture, answer_of, read_picture, side_by_side
 from robustest.errors import InvalidSetting
 from robustest.results import AttackResult, Verdict
-from robustest.settings import AttackSettings
 
 _CODES = {Verdict.FLIPPED: 0, Verdict.SURVIVED: 0, Verdict.UNKNOWN: 4, Verdict.EXCLUDED: 5}
 _MOST_LISTED = 30  # changes printed one by one
@@ -23,51 +23,31 @@ def attack(
     /,
     *,
     label: int | None = None,
-    queries: int = 1000,
-    seed: int = 0,
-    target: int | None = None,
-    norm: Literal["l0", "l0_dims", "l1", "l2", "linf"] = "l0",
-    values: Literal["corners", "free", "tau"] = "corners",
-    tau: float = 1.0,
-    guide: Literal["sift", "grid", "uniform"] = "sift",
-    attack: str = "game",
-    input: Path | None = None,
+    attack: AttackFlags = AS_USUAL,
+    spec: ModelFlags = AS_FOUND,
     device: str | None = None,
-    trust_model: str | None = None,
     out: Annotated[Path | None, Parameter(name=["--out", "-o"])] = None,
 ) -> int:
     """Attack one image and show what flips it.
 
     Writes the adversarial image as PNG, the changes as JSON, and a picture of both side by side. Exits with 0 when the attack ran, whatever it found; with 5 when the classifier is wrong about the unchanged image.
 
+    Example: robustest attack signs.onnx stop.png --label 14
+
     Args:
-        model: ONNX file, module:callable, or the URL of a served model.
+        model: ONNX file, module:callable, or the URL of a served model (v2+http://host:port/name).
         image: picture file, or one image of a set as images.npz[7].
         label: class of the image; known for an image of a set, else needed.
-        queries: images the classifier may score, the unchanged one included.
-        seed: of every random stream; the same seed gives the same result.
-        target: class to be reached; any other than the label if not given.
-        norm: distance that is made small: l0 counts pixels, l0_dims channels of pixels.
-        values: colours a pixel may take: corners of the colour cube, any (free), or steps of tau.
-        tau: step where values is tau, in (0, 1].
-        guide: what guides the search: sift features, a grid of regions, or uniform.
-        attack: name of the search: game, or a baseline such as sparse-rs.
-        input: TOML file with the input spec; a model.toml beside the model is found by itself.
         device: of a torch module, such as cuda:0.
-        trust_model: sha256:<digest> of a model file that may run code when loaded.
         out: folder for the files; the current one if not given.
     """
     from robustest.attack.find import find_adversarials
     from robustest.classifiers.classifier import check_fit
-    from robustest.classifiers.loading import load_classifier
     from robustest.images import check_labels
 
-    settings = AttackSettings(
-        queries=queries, seed=seed, target=target, norm=norm, values=values, tau=tau, guide=guide, attack=attack
-    )
+    settings = attack.settings()
     picture = read_picture(image)
-    classifier = load_classifier(model, input, device=device, trust_model=trust_model)
-    tell_guesses(classifier)
+    classifier = spec.load(model, device=device)
     height, width, channels = picture.image.shape
     check_fit(classifier.info, (height, width, channels))
     known = picture.label if label is None else label

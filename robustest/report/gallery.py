@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from robustest.audit.records import ImageRecord
 from robustest.audit.summary import AuditSummary
+from robustest.errors import RunConflict
 from robustest.images import Pixels
 from robustest.report.pictures import Pictures, eight_bits, pictures_of
 from robustest.report.png import picture_uri
 from robustest.report.words import bare_distance, outcome
-from robustest.results import Verdict
+from robustest.results import SaliencyChange, Verdict
 from robustest.saliency.mixture import saliency_of
 
 _MOST_CARDS = 150
@@ -87,14 +88,14 @@ def gallery_of(
     summary: AuditSummary,
     images: Pixels | None,
     *,
-    after: dict[int, NDArray[np.float64]] | None = None,
+    maps: Mapping[int, SaliencyChange] | None = None,
     most_cards: int = _MOST_CARDS,
 ) -> Gallery:
     """Choose what is shown and draw it.
 
     Args:
         images: (N, H, W, C) the clean images; None where they are not at hand: then there is a table only.
-        after: (H, W) saliency after the search, by index of the image.
+        maps: saliency before and after the search, by index of the image; before it is computed where not given.
     """
     records = summary.records
     cards: list[Card] = []
@@ -104,7 +105,7 @@ def gallery_of(
     if images is not None:
         for record in candidates[:most_cards]:
             one = sprite_of(record, images)
-            card = _card(record, summary, images, one.ident, (after or {}).get(record.index))
+            card = _card(record, summary, images, one.ident, (maps or {}).get(record.index))
             card_bytes += _size(card.pictures)
             sprite_bytes += len(one.uri)
             if cards and (card_bytes > _CARD_BYTES or sprite_bytes > _SPRITE_BYTES):
@@ -128,6 +129,29 @@ def gallery_of(
         rows=rows,
         sprite=tuple(sprite[index] for index in sorted(sprite)),
     )
+
+
+def saliency_maps(summary: AuditSummary) -> dict[int, SaliencyChange]:
+    """Saliency before and after the search, of the images for which the run kept it, by index.
+
+    Raises:
+        RunConflict: the run's file of them is damaged.
+    """
+    path = summary.folder / "saliency.npz" if summary.folder is not None else None
+    if path is None or not path.is_file():
+        return {}
+    height, width, _ = summary.data.shape
+    try:
+        with np.load(path, allow_pickle=False) as data:
+            indices, before, after = data["indices"], data["before"], data["after"]
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise RunConflict(f"{str(path)!r} is damaged: {error}. Remove it, or finish the run again.") from error
+    if before.shape != (len(indices), height, width) or after.shape != before.shape:
+        raise RunConflict(f"{str(path)!r} holds maps of another size than the images; remove it.")
+    return {
+        int(index): SaliencyChange(first.astype(np.float64), last.astype(np.float64))
+        for index, first, last in zip(indices.tolist(), before, after, strict=True)
+    }
 
 
 def _note(summary: AuditSummary, cards: Sequence[Card], candidates: int, images: Pixels | None) -> str:
@@ -180,11 +204,10 @@ def sprite_of(record: ImageRecord, images: Pixels) -> Sprite:
     return Sprite(f"i{record.index}", picture_uri(image), width, height, max(height, width) <= _EXACT_SIDE)
 
 
-def _card(
-    record: ImageRecord, summary: AuditSummary, images: Pixels, ident: str, after: NDArray[np.float64] | None
-) -> Card:
+def _card(record: ImageRecord, summary: AuditSummary, images: Pixels, ident: str, maps: SaliencyChange | None) -> Card:
     clean = np.asarray(images[record.index])
     changed = record.adversarial(clean) if record.flipped else None
+    before = maps.before if maps is not None else saliency_of(clean).distribution
     return Card(
         index=record.index,
         ident=ident,
@@ -195,7 +218,7 @@ def _card(
         queries=record.queries,
         says=outcome(record, summary),
         pixels=record.distances.l0_pixels if record.distances else 0,
-        pictures=pictures_of(clean, changed, saliency_of(clean).distribution, after),
+        pictures=pictures_of(clean, changed, before, maps.after if maps is not None else None),
     )
 
 

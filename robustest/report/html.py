@@ -5,25 +5,17 @@ A content security policy inside the page forbids it to load anything; every tex
 
 from __future__ import annotations
 
-import base64
-import hashlib
-from functools import cache
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
-from numpy.typing import NDArray
-
-from robustest import __version__
 from robustest.audit.summary import AuditSummary
 from robustest.images import Pixels
 from robustest.report.classes import class_rows, confusion_of
+from robustest.report.compared import write_comparison
 from robustest.report.curves import convergence_of, survival_of
 from robustest.report.files import write_text
-from robustest.report.gallery import gallery_of
+from robustest.report.gallery import gallery_of, saliency_maps
 from robustest.report.places import places_of
+from robustest.report.rendering import render
 from robustest.report.words import (
     Tile,
     distance_words,
@@ -47,6 +39,9 @@ _COLOPHON = (
 )
 
 
+__all__ = ["doubts", "facts", "lede", "report_page", "tiles", "write_comparison", "write_report"]
+
+
 def write_report(summary: AuditSummary, path: str | Path, *, images: Pixels | None = None) -> Path:
     """Write one self-contained HTML page about a finished audit.
 
@@ -60,21 +55,14 @@ def write_report(summary: AuditSummary, path: str | Path, *, images: Pixels | No
     return write_text(path, report_page(summary, images=images))
 
 
-def report_page(
-    summary: AuditSummary, *, images: Pixels | None = None, after: dict[int, NDArray[np.float64]] | None = None
-) -> str:
-    """The page as text.
-
-    Args:
-        summary: the audit. images: as in `write_report`.
-        after: (H, W) saliency after the search of single images, by their index.
-    """
+def report_page(summary: AuditSummary, *, images: Pixels | None = None) -> str:
+    """The page as text; arguments as in `write_report`."""
     clean = images if images is not None else summary.clean_images()
     survival = survival_of(summary)
     convergence = convergence_of(summary)
     confusion = confusion_of(summary)
     places = places_of(summary, clean)
-    gallery = gallery_of(summary, clean, after=after)
+    gallery = gallery_of(summary, clean, maps=saliency_maps(summary))
     there = {
         "survival": ("Survival", survival),
         "convergence": ("Convergence", convergence),
@@ -93,6 +81,7 @@ def report_page(
         tiles=tiles(summary),
         parts=[(ident, name) for ident, (name, part) in there.items() if part],
         facts=facts(summary),
+        doubts=doubts(summary),
         survival=survival,
         convergence=convergence,
         classes=class_rows(summary),
@@ -104,6 +93,15 @@ def report_page(
         unit=unit_of(summary.settings.norm),
         colophon=_COLOPHON,
     )
+
+
+def doubts(summary: AuditSummary) -> list[str]:
+    """What is to be read before any number: the audit's own doubts, and flips that may have been shrunk further."""
+    unchecked = sum(record.minimal is False for record in summary.records)
+    if not unchecked:
+        return list(summary.doubts)
+    what = f"For {unchecked:,} of {summary.counts.flipped:,} flipped images the budget did not suffice to check that every changed pixel is needed"
+    return [*summary.doubts, f"{what}: their distances may be too large."]
 
 
 def lede(summary: AuditSummary) -> str:
@@ -195,37 +193,3 @@ def facts(summary: AuditSummary) -> list[tuple[str, str]]:
 
 def _list(numbers: tuple[float, ...]) -> str:
     return " ".join(f"{number:g}" for number in numbers)
-
-
-def render(template: str, **context: Any) -> str:
-    """A page from a template of this package, with the style and the script inside."""
-    script = _part("script.js")
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return (
-        _environment()
-        .get_template(template)
-        .render(
-            version=__version__,
-            style=Markup(_part("style.css")),
-            script=Markup(script),
-            script_digest=digest,
-            **context,
-        )
-    )
-
-
-@cache
-def _environment() -> Environment:
-    return Environment(
-        loader=PackageLoader("robustest.report", "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-
-
-@cache
-def _part(name: str) -> str:
-    """A file of ours that goes into the page as it is; it holds no text from outside."""
-    return (Path(__file__).parent / "templates" / name).read_text(encoding="utf-8")

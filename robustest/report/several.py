@@ -17,8 +17,10 @@ from robustest.report.charts import Chart, line_chart
 from robustest.report.curves import survival_line, survival_top
 from robustest.report.files import write_text
 from robustest.report.gallery import Sprite, sprite_of
-from robustest.report.html import facts, render
+from robustest.report.html import doubts as doubts_of
+from robustest.report.html import facts
 from robustest.report.pictures import Pictures, pictures_of
+from robustest.report.rendering import render
 from robustest.report.words import (
     Table,
     axis_of,
@@ -38,27 +40,16 @@ _KS = (1.0, 3.0, 5.0, 10.0, 20.0)
 
 @dataclass(frozen=True, slots=True)
 class Proven:
-    """What was proven of some images of one model: brackets on the distance to the nearest misclassified image.
+    """For how many images of one model it was proven that no misclassified image is near.
 
-    norm: of the distances. lower: (N,) proven, 0 where nothing was. upper: (N,) found, None where nothing was.
+    where: the neighbourhood, such as `Linf 0.05`. count: images proven. of: images tried.
     claim: what kind of proof it is, as a sentence.
     """
 
-    norm: str
-    lower: tuple[float, ...]
-    upper: tuple[float | None, ...]
+    where: str
+    count: int
+    of: int
     claim: str
-
-    @property
-    def words(self) -> str:
-        """The medians of both ends, and of how many images."""
-        if not self.lower:
-            return "-"
-        low = float(np.median(self.lower))
-        found = [np.inf if value is None else value for value in self.upper]
-        high = float(np.median(found))
-        ends = f"{low:.3g} proven, {high:.3g} found" if np.isfinite(high) else f"{low:.3g} proven, none found"
-        return f"{ends} (medians of {plural(len(self.lower), 'image')})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +86,9 @@ def write_several(
     cards = _cards(summaries, clean) if clean is not None else ()
     sprite: list[Sprite] = []
     if clean is not None:
-        sprite = [sprite_of(record, clean) for record in first.records if f"i{record.index}" in {c.ident for c in cards}]
+        sprite = [
+            sprite_of(record, clean) for record in first.records if f"i{record.index}" in {c.ident for c in cards}
+        ]
     page = render(
         "several.html.j2",
         title=title,
@@ -105,11 +98,11 @@ def write_several(
         chart=_chart(summaries),
         curve=_curve_table(summaries),
         paired=paired_sentences(summaries),
-        doubts=[f"{name}: {doubt}" for name, summary in summaries.items() for doubt in summary.doubts],
+        doubts=[f"{name}: {doubt}" for name, summary in summaries.items() for doubt in doubts_of(summary)],
         links=dict(links or {}),
         commands=[summary.command for summary in summaries.values()],
         facts={name: facts(summary) for name, summary in summaries.items()},
-        proofs=sorted({bound.claim for bound in (proven or {}).values() if bound.lower}),
+        proofs=sorted({f"Within {bound.where}: {bound.claim}" for bound in (proven or {}).values()}),
         cards=cards,
         sprite=sprite,
     )
@@ -144,12 +137,9 @@ def figures(summaries: Mapping[str, AuditSummary], proven: Mapping[str, Proven] 
         cells = [f"{percent(p.share)} ({interval(p.low, p.high)})" if p else "-" for p in points]
         row(f"survive {distance_words(k, norm)}", cells)
     row("median distance to a flip", [_median(s) for s in audits])
-    if proven:
-        norms = {bound.norm for bound in proven.values()}
-        row(
-            f"distance to the nearest misclassified image, {' and '.join(sorted(norms))}",
-            [proven[name].words if name in proven else "-" for name in summaries],
-        )
+    for where in sorted({bound.where for bound in (proven or {}).values()}):
+        bounds = [(proven or {}).get(name) for name in summaries]
+        row(f"proven: none misclassified within {where}", [_counted(b.count, b.of) if b else "-" for b in bounds])
     row("queries", [f"{s.queries:,}" for s in audits])
     return Table("All shares with their 95 % interval", ("", *summaries), tuple(rows))
 
