@@ -90,7 +90,8 @@ def _columns(run: Path, plan: Plan) -> Columns:
         finally:
             db.close()
         places = plan.indices(shard)
-        if key != plan.key or [row[0] for row in rows] != list(places):
+        whole = all(row[1] in kinds and (row[1] != Verdict.FLIPPED.value or row[2] is not None) for row in rows)
+        if key != plan.key or not whole or [row[0] for row in rows] != list(places):
             raise RunConflict(
                 f"ledger {str(path)!r} does not hold shard {shard} of this run. Remove its folder and run `robustest work` again."
             )

@@ -118,9 +118,10 @@ class Ledger:
             self._db.close()
             if isinstance(error, sqlite3.OperationalError):
                 raise
-            raise RunConflict(
-                f"ledger {str(path)!r} is damaged: {error}. Remove its folder; its images are played again."
-            ) from error
+            raise damaged(path, error) from error
+        except (KeyError, ValueError) as error:
+            self._db.close()
+            raise damaged(path, error) from error
         except (RobustestError, LeaseLostError):
             self._db.close()
             raise
@@ -245,6 +246,11 @@ def _row(record: ImageRecord, distance: float | None, seconds: float) -> tuple[o
     )
 
 
+def damaged(path: Path, error: Exception) -> RunConflict:
+    """The error that says that a ledger does not hold what it must."""
+    return RunConflict(f"ledger {str(path)!r} is damaged: {error}. Remove its folder; its images are played again.")
+
+
 def open_for_reading(path: Path) -> sqlite3.Connection:
     """A ledger for reading, also while another process writes it."""
     return sqlite3.connect(f"file:{_quoted(path)}?mode=ro", uri=True, timeout=30, isolation_level=None)
@@ -260,6 +266,8 @@ def read_records(path: Path, *, channels: int, eight_bit: bool, names: tuple[str
     try:
         for row in db.execute(f"SELECT {_COLUMNS} FROM image ORDER BY idx"):
             yield _record(row, channels, eight_bit, names)
+    except (ValueError, IndexError, AssertionError, sqlite3.DatabaseError) as error:
+        raise damaged(path, error) from error
     finally:
         db.close()
 
