@@ -65,12 +65,12 @@ def test_one_passes_one_fails_with_counts_one_is_inconclusive(project: pytest.Py
     result = run(project, "--robustest-report=claims.html", "--junitxml=junit.xml")
     result.assert_outcomes(passed=1, failed=2)
     text = result.stdout.str()
-    assert "refuted: share that survives 4 pixels >= 0.6" in text
-    assert "0 of 40 images survive 4 pixels of this attack at 150 queries: 95% interval [0.000, 0.088]" in text
+    assert "refuted: share that survives 4 pixel(s) >= 0.6" in text
+    assert "0 of 40 images survive 4 pixel(s) of this attack at 150 queries: 95% interval [0.000, 0.088]" in text
     assert "worst image: lamp" in text
     assert "flipped to 1 by 4 pixel(s)" in text
     assert "see it: robustest report" in text
-    assert "inconclusive: share that survives 3 pixels" in text
+    assert "inconclusive: share that survives 3 pixel(s)" in text
     assert "robustest.verdict" in (project.path / "junit.xml").read_text()
     page = (project.path / "claims.html").read_text()
     assert "proven: median pixels to flip &gt;= 4" in page

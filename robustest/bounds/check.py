@@ -30,6 +30,7 @@ from robustest.bounds.rounding import OUTWARD, U32
 from robustest.bounds.witness import Scorer, find_witness, nearest_of, pull_back
 from robustest.classifiers.spec import InputSpec
 from robustest.errors import InvalidImage, InvalidSetting
+from robustest.images import as_unit, check_images
 
 _TOLERANCE = 0.005
 """Relative width at which the search for a radius stops."""
@@ -232,7 +233,7 @@ def _note(lower: Bound | None, upper: Witness | None) -> str:
 
 def certify(
     classifier: Any,
-    image: NDArray[np.float32],
+    image: NDArray[np.float32] | NDArray[np.uint8],
     label: int,
     *,
     norms: Sequence[Norm] = ("l0", "l1", "l2", "linf"),
@@ -244,7 +245,7 @@ def certify(
 
     Args:
         classifier: a loaded classifier, an ONNX file's path or a torch module.
-        image: (H, W, C) in [0, 1].
+        image: (H, W, C) or (H, W), uint8 or floats in [0, 1].
         label: its class.
         norms: which distances.
         seconds: CPU time for all norms together.
@@ -255,8 +256,9 @@ def certify(
         UnsupportedLayer: the network cannot be looked into, or holds what no bound covers.
         SoundnessViolation: a bug of the checker showed itself.
     """
-    checker = checker_of(classifier, image_shape=image.shape, spec=spec)
-    return checker.bracket(image, label, norms=norms, seconds=seconds, witnesses=witnesses)
+    unit = as_unit(check_images(np.asarray(image)[None], argument="image"))[0]
+    checker = checker_of(classifier, image_shape=unit.shape, spec=spec)
+    return checker.bracket(unit, label, norms=norms, seconds=seconds, witnesses=witnesses)
 
 
 def checker_of(

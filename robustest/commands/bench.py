@@ -8,6 +8,8 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from robustest.commands.audit_flags import AS_FOUND, ModelFlags
+
 
 def bench(
     model: str,
@@ -18,28 +20,25 @@ def bench(
     number: Annotated[int, Parameter(name="--images")] = 32,
     turns: int = 3,
     seed: int = 0,
-    input: Path | None = None,
+    spec: ModelFlags = AS_FOUND,
     device: str | None = None,
     threads: int | None = None,
     json_file: Annotated[Path | None, Parameter(name="--json")] = None,
 ) -> int:
     """Measure an audit's speed against the bare model's, in turns within one run.
 
-    Parameters
-    ----------
-    model: ONNX file, module:callable, or the URL of a served model.
-    images: folder or .npz file.
-    queries: a query budget for each image.
-    number: how many images are attacked side by side.
-    turns: how often raw rate and audit are each measured.
-    seed: of every random stream.
-    input: TOML file with the input spec.
-    device: of a torch module, such as cuda:0.
-    threads: of an ONNX model's own arithmetic; all cores if not given.
-    json_file: where to write the figures as JSON.
+    Args:
+        model: ONNX file, module:callable, or the URL of a served model.
+        images: folder or .npz file.
+        queries: budget of each image.
+        number: how many images are attacked side by side.
+        turns: how often raw rate and audit are each measured.
+        seed: of every random stream.
+        device: of a torch module, such as cuda:0.
+        threads: of an ONNX model's own arithmetic; all cores if not given.
+        json_file: where to write the figures as JSON.
     """
     from robustest.bench import measure
-    from robustest.classifiers import load_classifier
     from robustest.errors import InvalidSetting
     from robustest.images import load_images
     from robustest.settings import AttackSettings
@@ -47,7 +46,7 @@ def bench(
     if turns < 1 or number < 1:
         raise InvalidSetting(f"--turns and --images must be >= 1; got {turns} and {number}.")
     settings = AttackSettings(queries=queries, seed=seed)
-    classifier = load_classifier(model, input, device=device, threads=threads)
+    classifier = spec.load(model, device=device, threads=threads)
     chosen = load_images(images)
     speed = measure(classifier, chosen.take(range(min(number, len(chosen)))), settings, turns=turns)
     print(

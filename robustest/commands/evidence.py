@@ -21,12 +21,11 @@ def evidence(
     Refused where the run may not be called evidence: images that ended unknown, nothing tested, or a git tree with
     uncommitted changes.
 
-    Parameters
-    ----------
-    run: folder of the finished audit.
-    out: folder of the bundle; must not exist.
-    draft: write a bundle that is not evidence, stamped on every page.
-    sign: private key; the manifest and the statement are signed by `ssh-keygen -Y sign -n robustest`.
+    Args:
+        run: folder of the finished audit.
+        out: folder of the bundle; must not exist.
+        draft: write a bundle that is not evidence, stamped on every page.
+        sign: private key; the manifest and the statement are signed by `ssh-keygen -Y sign -n robustest`.
     """
     from robustest.evidence.bundle import write_bundle
 
@@ -47,14 +46,13 @@ def verify(
 ) -> int:
     """Verify an evidence bundle; exit with 1 if anything in it was changed or does not hold.
 
-    Parameters
-    ----------
-    bundle: folder of the bundle.
-    replay: how many adversarial images to score again; needs --model.
-    model: the model that was audited; its digest is compared, and certificates are rechecked.
-    input: TOML file with its input spec; the bundle's own if not given.
-    allowed_signers: file of allowed signers, as ssh-keygen reads it.
-    signer: who must have signed, as named in that file.
+    Args:
+        bundle: folder of the bundle.
+        replay: how many adversarial images to score again; needs --model.
+        model: the model that was audited; its digest is compared, and certificates are rechecked.
+        input: TOML file with its input spec; the bundle's own if not given.
+        allowed_signers: file of allowed signers, as ssh-keygen reads it.
+        signer: who must have signed, as named in that file.
     """
     import json
 

@@ -48,12 +48,12 @@ class Estimate:
             if point is None:
                 return Interval(0.0, 1.0, ("nothing was tested: the classifier is wrong about every image",))
             counted = (
-                f"{point.survived} of {point.of} images survive {pixels:g} pixels of this attack at "
+                f"{point.survived} of {point.of} images survive {pixels:g} pixel(s) of this attack at "
                 f"{self.summary.settings.queries} queries: {self.confidence:.0%} interval [{point.low:.3f}, {point.high:.3f}]"
             )
             return Interval(point.low, point.high, (counted, *self._where()))
 
-        return self._quantity(f"share that survives {pixels:g} pixels", measure, self._plan_share)
+        return self._quantity(f"share that survives {pixels:g} pixel(s)", measure, self._plan_share)
 
     @property
     def median_pixels(self) -> Quantity:
@@ -133,7 +133,9 @@ class Certified:
         def measure() -> Interval:
             if self._found is None:
                 self._found = self.radii()
-            proven = sum(value is not None and value >= radius for value in self._found)
+            # A bound of b says that nothing nearer than b is misclassified: in whole pixels, b - 1 of them are safe.
+            reach = radius + 1 if self.norm in ("l0", "l0_dims") else radius
+            proven = sum(value is not None and value >= reach for value in self._found)
             low, high = clopper_pearson(proven, len(self._found), confidence=self.confidence)
             counted = (
                 f"{proven} of {len(self._found)} images certified at {self.norm} {radius:g}: "

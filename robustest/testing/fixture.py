@@ -19,7 +19,7 @@ from robustest.classifiers import load_classifier
 from robustest.classifiers.classifier import Classifier
 from robustest.classifiers.spec import InputSpec
 from robustest.errors import InvalidSetting
-from robustest.images import ImageSet, check_images, check_labels, load_images
+from robustest.images import ImageSet, as_unit, check_images, check_labels, load_images
 from robustest.settings import AttackSettings
 from robustest.testing.answers import Answer, Interval, Judged
 from robustest.testing.baselines import (
@@ -131,14 +131,13 @@ class Robustness:
         sample = draw(images_of(data, labels), images if images is not None else self._defaults.get("images"), chosen)
 
         def radii() -> list[float | None]:
-            from robustest.bounds.check import certify
+            from robustest.bounds.check import checker_of
 
-            classifier = self._classifier(model, spec)
+            checker = checker_of(self._classifier(model, spec), image_shape=sample.images.shape[1:])
             found: list[float | None] = []
-            for image, label in zip(sample.images, sample.labels.tolist(), strict=True):
-                lower = certify(classifier, image, label, norms=(norm,), seconds=seconds)[norm].lower
-                proven = lower is not None and lower.guarantee.is_proof
-                found.append(lower.value if lower is not None and proven else None)
+            for image, label in zip(as_unit(sample.images), sample.labels.tolist(), strict=True):
+                lower = checker.bracket(image, label, norms=(norm,), seconds=seconds)[norm].lower
+                found.append(None if lower is None else lower.value)
             return found
 
         return Certified(norm, radii, len(sample), self._session.confidence, self._told, self._on_inconclusive)

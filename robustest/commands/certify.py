@@ -1,0 +1,106 @@
+"""`robustest certify` and `robustest recheck`: brackets with a proven lower end, and certificates checked again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from robustest.commands.audit_flags import AS_FOUND, ModelFlags
+
+_NORMS = ("l0", "l0_dims", "l1", "l2", "linf")
+
+
+def certify(
+    model: str,
+    images: Path,
+    /,
+    *,
+    norms: str = "l0,l1,l2,linf",
+    seconds: float = 10.0,
+    number: Annotated[int, Parameter(name="--images")] = 10,
+    spec: ModelFlags = AS_FOUND,
+    out: Annotated[Path | None, Parameter(name=["--out", "-o"])] = None,
+) -> int:
+    """Prove a distance within which no adversarial image lies, and find one as near as can be: a bracket an image.
+
+    The lower end is a proof about the network as executed in float32, or None; the upper end is an image that was
+    scored again, or None. Images that the model gets wrong are listed and have no bracket. Needs the extra `bounds`.
+
+    Example: robustest certify signs.onnx validation.npz --norms linf,l2 --seconds 10 --images 20
+
+    Args:
+        model: ONNX file made of layers that can be bounded; an unknown layer is refused by name.
+        images: folder or .npz file.
+        norms: which distances, of l0 (pixels), l0_dims, l1, l2, linf.
+        seconds: CPU time an image, for all norms together.
+        number: how many images, from the first.
+        out: folder for certify.json and certificates/, one file a proof that can be rechecked; none if not given.
+    """
+    from robustest.audit.files import storage, writing
+    from robustest.classifiers.classifier import check_fit, classes_of
+    from robustest.errors import InvalidSetting, MissingExtra
+    from robustest.images import as_unit, check_labels, load_images
+
+    chosen = [name.strip() for name in norms.split(",") if name.strip()]
+    unknown = [name for name in chosen if name not in _NORMS]
+    if unknown or not chosen:
+        raise InvalidSetting(f"--norms must be a list of {', '.join(_NORMS)}; got {norms!r}.")
+    if not seconds > 0 or number < 1:
+        raise InvalidSetting(f"--seconds must be > 0 and --images >= 1; got {seconds:g} and {number}.")
+    try:
+        from robustest.bounds.check import checker_of
+    except ImportError as error:
+        raise MissingExtra(error.name or "torch", "bounds", "robustest certify") from error
+    sample = load_images(images)
+    sample = sample.take(range(min(number, len(sample))))
+    classifier = spec.load(model)
+    shape: Any = sample.images.shape[1:]
+    check_fit(classifier.info, shape)
+    check_labels(sample.labels, len(sample), classifier.info.classes)
+    unit = as_unit(sample.images)
+    predicted = classes_of(classifier(unit), classifier.info.output)
+    checker = checker_of(classifier, image_shape=shape)
+    print(f"{classifier.info.source}: distance to the nearest misclassified image, [proven lower, re-scored upper]")
+    entries = []
+    for place, (image, label) in enumerate(zip(unit, sample.labels.tolist(), strict=True)):
+        name = sample.names[place]
+        entry: dict[str, Any] = {"name": name, "sha256": sample.digests[place], "label": label}
+        if predicted[place] != label:
+            entry["excluded"] = f"the classifier answers {int(predicted[place])}"
+            print(f"{name:24} wrong from the start: class {label}, answered {int(predicted[place])}")
+        else:
+            brackets = checker.bracket(image, label, norms=chosen, seconds=seconds)
+            entry["brackets"] = {norm: bracket.to_json() for norm, bracket in brackets.items()}
+            for norm, bracket in brackets.items():
+                print(f"{name:24} {norm:8} {_words(bracket)}")
+                if out is not None and bracket.lower is not None and bracket.lower.certificate is not None:
+                    path = out / "certificates" / f"{place:06d}-{norm}.json"
+                    with storage(out):
+                        path.parent.mkdir(parents=True, exist_ok=True)
+                        with writing(path) as handle:
+                            handle.write((json.dumps(bracket.lower.certificate) + "\n").encode())
+        entries.append(entry)
+    if out is not None:
+        content = {
+            "format": "robustest/brackets",
+            "version": 1,
+            "model": {"source": classifier.info.source, "sha256": classifier.info.digest},
+            "seconds": seconds,
+            "images": entries,
+        }
+        with storage(out):
+            out.mkdir(parents=True, exist_ok=True)
+            with writing(out / "certify.json") as handle:
+                handle.write((json.dumps(content, indent=2) + "\n").encode())
+        print(out / "certify.json")
+    return 0
+
+
+def _words(bracket: Any) -> str:
+    lower = "nothing proven" if bracket.lower is None else f"{bracket.lower.value:.6g}"
+    upper = "none found" if bracket.upper is None else f"{bracket.upper.value:.6g}"
+    how = "" if bracket.lower is None else f"  {bracket.lower.guarantee.name} by {bracket.lower.method}"
+    return f"[{lower}, {upper}]{'  exact' if bracket.exact else ''}{how}"
