@@ -14,7 +14,8 @@ _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 def edit_keys(edits: Edits) -> NDArray[np.uint64]:
     """(M,) a 64-bit key for each (pixel, colour): splitmix64 (Steele, Lea & Flood 2014) over its parts."""
-    keys = (edits.pixels.astype(np.uint64) + np.uint64(1)) * _GOLDEN
+    # Scrambled before the colour comes in: pixel 0 made black would else have the key 0, as if nothing had changed.
+    keys = _scrambled((edits.pixels.astype(np.uint64) + np.uint64(1)) * _GOLDEN)
     bits = np.ascontiguousarray(edits.values, np.float32).view(np.uint32)
     for channel in range(bits.shape[1]):
         keys = _scrambled(keys ^ (bits[:, channel].astype(np.uint64) + _GOLDEN))
