@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 from cyclopts import Parameter
 
 from robustest.commands.audit_flags import AS_FOUND, ModelFlags
+
+if TYPE_CHECKING:
+    from robustest.bounds.guarantee import Norm
 
 _NORMS = ("l0", "l0_dims", "l1", "l2", "linf")
 
@@ -45,8 +48,7 @@ def certify(
     from robustest.images import as_unit, check_labels, load_images
 
     chosen = [name.strip() for name in norms.split(",") if name.strip()]
-    unknown = [name for name in chosen if name not in _NORMS]
-    if unknown or not chosen:
+    if not chosen or set(chosen) - set(_NORMS):
         raise InvalidSetting(f"--norms must be a list of {', '.join(_NORMS)}; got {norms!r}.")
     if not seconds > 0 or number < 1:
         raise InvalidSetting(f"--seconds must be > 0 and --images >= 1; got {seconds:g} and {number}.")
@@ -72,7 +74,7 @@ def certify(
             entry["excluded"] = f"the classifier answers {int(predicted[place])}"
             print(f"{name:24} wrong from the start: class {label}, answered {int(predicted[place])}")
         else:
-            brackets = checker.bracket(image, label, norms=chosen, seconds=seconds)
+            brackets = checker.bracket(image, label, norms=cast("list[Norm]", chosen), seconds=seconds)
             entry["brackets"] = {norm: bracket.to_json() for norm, bracket in brackets.items()}
             for norm, bracket in brackets.items():
                 print(f"{name:24} {norm:8} {_words(bracket)}")
