@@ -80,13 +80,15 @@ class _Mcts(Generic[S, M]):
         self.game, self.kind, self.settings, self.watch, self.rng = game, kind, settings, watch, rng
         self.tree = Tree(game, kind)
         low, high = game.bounds(game.start())
-        self.low, self.span = low, max(high - low, 1e-300)
+        self.span = high - low
+        self.seen = (np.inf, -np.inf)  # the range of the payoffs and estimates that came in so far
         self.waiting: dict[S, list[_Path]] = {}
         self.ways: dict[int, tuple[M, ...]] = {}  # from a node to the end of the play that proved its payoff
 
     def search(self) -> Search[S, M]:
         start = self.game.start()
         self.tree.add(start, (yield from learn(self.game, start, self.watch)))
+        self.seen = (float(self.tree.nodes.value[0]),) * 2
         self._note()
         while True:
             if self.tree.solved(0):
@@ -191,8 +193,9 @@ class _Mcts(Generic[S, M]):
         return self.settings.select(tries + waiting, means, edges.chance[rows])
 
     def _for_mover(self, aim: Aim, payoff: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Payoffs scaled to [0, 1], 1 being the best for the one who moves."""
-        scaled = (payoff - self.low) / self.span
+        """Payoffs scaled to [0, 1] of the range seen so far, 1 being the best for the one who moves."""
+        low, high = self.seen
+        scaled = np.clip((payoff - low) / max(high - low, 1e-300), 0.0, 1.0)
         return scaled if mover_sign(aim) > 0 else 1 - scaled
 
     def _ask(self) -> Asking[S, None]:
@@ -228,6 +231,7 @@ class _Mcts(Generic[S, M]):
         tree = self.tree
         if payoff is not None:
             self.watch.iterations += 1
+            self.seen = min(self.seen[0], payoff), max(self.seen[1], payoff)
             tree.edges.tries[path.edges] += 1
             tree.nodes.visits[path.nodes] += 1
             tree.credit([*tree.edges.move[path.edges], *held], payoff)

@@ -273,7 +273,7 @@ class _Player:
         chosen = self.settings
         stopping = Stopping(queries=chosen.queries, seconds=chosen.seconds, epsilon=chosen.epsilon)
         watch: Watch[Turn] = Watch(stopping, answers=self.answers)
-        how = MctsSettings(select=puct(c=0.5), first=20.0, widening=0.5, batch=_ROWS // 2, playouts=self.decision_only)
+        how = MctsSettings(select=puct(c=0.1), first=20.0, widening=0.5, batch=_ROWS // 2, playouts=self.decision_only)
         rng = stream(chosen.seed, image_digest(self.given), purpose=f"play {kind.value}")
         search = mcts(game, kind, how, watch, rng=rng)
         try:
