@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 WIDTH, HEIGHT = 560, 340
-LEFT, RIGHT, TOP, BOTTOM = 62, 14, 14, 54
+LEFT, RIGHT, TOP, BOTTOM = 62, 14, 14, 58
 _LONG_AXIS = 60  # counts up to here are drawn evenly, above on a logarithmic axis
 
 

@@ -13,7 +13,6 @@ from robustest.report.rendering import render
 from robustest.report.words import Table, interval, percent, plural
 
 _MOST_ROWS = 1000
-_ACCESS = {"scores": "scores (black box)", "label": "label alone (black box)", "gradients": "gradients (white box)"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +37,7 @@ def write_comparison(comparison: Comparison, path: str | Path) -> Path:
         comparison=comparison,
         headline=compared_headline(comparison),
         success=success_table(comparison),
+        notes=_notes(comparison),
         curves=_curves(comparison),
         duels=_duels(comparison),
         images=_images(comparison),
@@ -76,24 +76,34 @@ def success_table(comparison: Comparison) -> Table:
     """Share flipped at each number of pixels, the median, the queries and the time, a row for each attack."""
     rows = []
     for row in comparison.rows:
-        cells = [row.name, _ACCESS[row.access]]
+        cells = [row.name, row.access]
         for k in comparison.pixels:
             share = comparison.success(row, k)
-            cells.append(f"{percent(share.share)} ({interval(share.low, share.high)})" if share else "-")
+            cells.append(f"{percent(share.share)}\n{interval(share.low, share.high)}" if share else "-")
         median = comparison.median_pixels(row)
         cells.append("-" if median is None else "not reached" if median.value is None else f"{median.value:g}")
         cells.append(f"{_mean_queries(row):,.0f}" if row.runs else "-")
         cells.append(f"{sum(run.seconds for run in row.runs):,.1f}" if row.runs else "-")
-        note = "each number of pixels had the whole budget; " if row.fixed and len(row.runs) > 1 else ""
-        rows.append((*cells, (note + row.note).rstrip("; ")))
-    heads = ("attack", "needs", *(f"flipped within {k}" for k in comparison.pixels))
+        rows.append(tuple(cells))
+    heads = ("attack", "needs", *(f"within {k}" for k in comparison.pixels))
     numeric = tuple(range(2, 5 + len(comparison.pixels)))
     return Table(
         f"Share of {len(comparison):,} images flipped within so many pixels, with its 95 % interval",
-        (*heads, "median pixels", "mean queries", "CPU s", "note"),
+        (*heads, "median pixels", "mean queries", "CPU s"),
         tuple(rows),
         numeric,
     )
+
+
+def _notes(comparison: Comparison) -> list[str]:
+    """What must be known to read the rows."""
+    notes = [f"{row.name}: {row.note}" for row in comparison.rows if row.note]
+    fixed = [row.name for row in comparison.rows if row.fixed and len(row.runs) > 1 and not row.note]
+    if fixed:
+        notes.append(
+            f"{', '.join(fixed)}: each number of pixels was a run with the whole budget; the queries are those of all runs."
+        )
+    return notes
 
 
 def _mean_queries(row: Row) -> float:
@@ -113,7 +123,9 @@ def _curves(comparison: Comparison) -> Curves | None:
         points = [(float(k), share.share or 0.0) for k, share in comparison.success_curve(row)]
         most_pixels = max(most_pixels, *(k for k, _ in points), 1.0)
         by_pixels.append((row.name, style, [(0.0, 0.0), *points]))
-        curve = comparison.query_curve(row)
+        curve = comparison.query_curve(row, pixels=comparison.pixels[-1])
+        if not curve:
+            continue
         most_queries = max(most_queries, float(curve[-1].queries))
         by_queries.append(Line(row.name, style, tuple((float(p.queries), p.flipped.share or 0.0) for p in curve)))
         last = curve[-1]
@@ -137,7 +149,7 @@ def _curves(comparison: Comparison) -> Curves | None:
         line_chart(
             "queries-chart",
             by_queries,
-            title="Share flipped, by queries spent on each image",
+            title=f"Share flipped within {comparison.pixels[-1]} pixels, by queries spent on each image",
             summary="A fixed-pixel attack is shown by its run of the most pixels.",
             x_label="queries",
             y_label="share flipped",
@@ -145,7 +157,7 @@ def _curves(comparison: Comparison) -> Curves | None:
             x_low=10.0 if most_queries > 300 else 1.0,
         ),
         Table(
-            "Share flipped after so many queries",
+            f"Share flipped within {comparison.pixels[-1]} pixels after so many queries",
             ("attack", *(f"{q:,}" for q in _stops(comparison.queries)), "last query"),
             tuple(medians),
             tuple(range(1, 2 + len(_stops(comparison.queries)))),

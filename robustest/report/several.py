@@ -100,7 +100,7 @@ def write_several(
         paired=paired_sentences(summaries),
         doubts=[f"{name}: {doubt}" for name, summary in summaries.items() for doubt in doubts_of(summary)],
         links=dict(links or {}),
-        commands=[summary.command for summary in summaries.values()],
+        commands=list(dict.fromkeys(summary.command for summary in summaries.values())),
         facts={name: facts(summary) for name, summary in summaries.items()},
         proofs=sorted({f"Within {bound.where}: {bound.claim}" for bound in (proven or {}).values()}),
         cards=cards,
