@@ -17,8 +17,8 @@ from robustest.settings import AttackSettings
 
 SIDE, CLASSES = 6, 3
 
-# Scores are summed image by image, so that they do not depend on the batch, bit for bit. An image whose first pixel
-# is white is a poison image: what it does stands in the environment.
+# Scores are summed image by image, so that they do not depend on the batch, bit for bit. An image whose first two
+# pixels have the value 3 is a poison image: what it does stands in the environment.
 SOURCE = """
 import os, time
 import numpy as np
@@ -31,7 +31,7 @@ def scores(images):
     if wait:
         time.sleep(wait)
     poison = os.environ.get("LINEAR_POISON", "")
-    if poison and (images[:, 0, 0, 0] == 1).any():
+    if poison and (images[:, 0, :2, 0] == np.float32(3) / np.float32(255)).all(axis=1).any():
         if poison == "abort":
             os.abort()
         if poison == "exit":
@@ -61,7 +61,7 @@ def images(linear: ModuleType) -> ImageSet:
 
 
 def images_for(linear: ModuleType, count: int) -> ImageSet:
-    """Random images with the model's own labels, number 5 and 11 mislabelled; no first pixel is white."""
+    """Random images with the model's own labels, number 5 and 11 mislabelled; none is poison."""
     pixels = np.random.default_rng(3).integers(0, 255, size=(count, SIDE, SIDE, 1), dtype=np.uint8)
     labels = linear.scores(pixels.astype(np.float32) / np.float32(255)).argmax(axis=1)
     for wrong in (5, 11):
