@@ -15,7 +15,6 @@ from __future__ import annotations
 import heapq
 import time
 from dataclasses import dataclass, field, replace
-from enum import Enum
 from typing import Any, Literal
 
 import numpy as np
@@ -24,6 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from robustest.bounds.centred import CentredBounds
+from robustest.bounds.decision import Decision
 from robustest.bounds.region import Region
 from robustest.bounds.sparse_attack import few_pixel_witness
 from robustest.bounds.witness import Scorer
@@ -32,14 +32,6 @@ from robustest.errors import InvalidSetting
 L0Norm = Literal["l0", "l0_dims"]
 _HOT = 0.6
 """Share of a group's influence that its hot part takes when it is cut."""
-
-
-class Decision(Enum):
-    """What a branch and bound came to."""
-
-    PROVED = "No image of the region is misclassified."
-    FALSIFIED = "A misclassified image of the region was found and scored."
-    OPEN = "Time or nodes ran out; nothing is proven of the region."
 
 
 @dataclass(frozen=True, slots=True)

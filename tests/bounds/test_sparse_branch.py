@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from torch import nn
 
 from robustest.bounds.centred import CentredBounds
+from robustest.bounds.decision import Decision
 from robustest.bounds.graph import BoundGraph
 from robustest.bounds.reading import read_torch
 from robustest.bounds.region import Region
-from robustest.bounds.sparse_branch import Decision, _SparseSearch, decide_sparse
+from robustest.bounds.sparse_branch import _SparseSearch, decide_sparse
 from robustest.bounds.witness import Scorer
 from robustest.classifiers.spec import InputSpec
 from robustest.errors import InvalidSetting
