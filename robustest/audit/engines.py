@@ -104,7 +104,7 @@ class _Dask:
             for number in shards
         ]
         failures = []
-        for future in self._distributed.as_completed(futures):
+        for future in self._distributed.as_completed(futures, loop=self._client.loop):
             if future.status != "finished":
                 failures.append(str(future.exception()))
             tell()

@@ -21,6 +21,7 @@ from robustest.audit.ledger import FILE, open_for_reading, read_records, read_sa
 from robustest.audit.plan import RESULT, Plan, shard_folder
 from robustest.audit.records import ImageRecord, Values, to_json
 from robustest.audit.schema import check_entry, check_result
+from robustest.audit.served import check_valid, served_doubts, served_totals
 from robustest.audit.summary import AuditSummary, header_json, summarise
 from robustest.audit.work import DONE
 from robustest.errors import RunConflict
@@ -40,6 +41,7 @@ def finish_run(run: Path, plan: Plan) -> AuditSummary:
         RunConflict: shards are missing, or a ledger does not hold what the plan says.
         EnvironmentFailure: the folder cannot be written.
     """
+    check_valid(run)
     left = unfinished(run, plan)
     if left:
         raise RunConflict(
@@ -56,7 +58,7 @@ def finish_run(run: Path, plan: Plan) -> AuditSummary:
             settings=plan.settings,
             versions=plan.versions,
             command=plan.command,
-            doubts=_doubts(plan, columns),
+            doubts=(*_doubts(plan, columns), *served_doubts(run)),
             path=run / RESULT,
         )
         _write_pictures(run, plan, images)
@@ -183,8 +185,10 @@ def _write_saliency(run: Path, plan: Plan) -> None:
 
 
 def _write_timing(run: Path, plan: Plan) -> None:
-    """What may differ between two runs of the same audit: seconds and hosts."""
+    """What may differ between two runs of the same audit: seconds, hosts, and what a server was sent."""
     marks = [read_json(shard_folder(run, number) / DONE) for number in range(plan.shards)]
     hosts = sorted({str(mark["host"]) for mark in marks})
     seconds = sum(float(mark["seconds"]) for mark in marks)
-    write_json(run / "timing.json", {"search_seconds": seconds, "shards": plan.shards, "hosts": hosts})
+    timing = {"search_seconds": seconds, "shards": plan.shards, "hosts": hosts}
+    served = served_totals(run)
+    write_json(run / "timing.json", {**timing, "served": served} if served else timing)

@@ -16,11 +16,11 @@ def reference_to(classifier: Any, run: Path, trust_model: str | None = None) -> 
     """What the plan says of where the classifier comes from.
 
     Args:
-        classifier: what the user gave: a name, a path, or an object (an ONNX classifier knows its path).
+        classifier: what the user gave: a name, a path, or an object (an ONNX classifier knows its path, a served one its URL).
     """
     name = classifier if isinstance(classifier, (str, os.PathLike)) else getattr(classifier, "path", None)
     if name is None:
-        return ModelReference(None)
+        return ModelReference(getattr(classifier, "reference", None))
     path = Path(name)
     if path.exists():
         return ModelReference(str(path.resolve()), os.path.relpath(path.resolve(), run.resolve()), trust_model)

@@ -186,12 +186,13 @@ def plan_run(
         check_same(plan, settings, model_facts(box), data_facts(images), run)
         return plan
     probe = probe_classifier(box, images, settings.target)
+    named = isinstance(origin, (str, os.PathLike)) and not hasattr(box, "reference")
     plan = make_plan(
         box,
         images,
         settings,
         probe,
-        reference=reference_to(origin if isinstance(origin, (str, os.PathLike)) else box, run, trust_model),
+        reference=reference_to(origin if named else box, run, trust_model),
         shards=shards,
         command=command if command is not None else _call(box, images, settings),
     )

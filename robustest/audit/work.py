@@ -25,6 +25,7 @@ from robustest.audit.ledger import FILE, Ledger, seconds_of, tally
 from robustest.audit.plan import Plan, shard_folder
 from robustest.audit.probe import check_unchanged
 from robustest.audit.records import ImageRecord, record_of
+from robustest.audit.served import ServedWatch, check_valid
 from robustest.classifiers.batching import Batch
 from robustest.classifiers.classifier import Classifier
 from robustest.errors import ModelError
@@ -128,6 +129,7 @@ class _Work:
         self.durable = durable
         self.worker = worker or Worker.here()
         self.heart, self.watch = heart, watch
+        self.served = ServedWatch(run, classifier, self.worker.name)
         self.held: dict[int, _Shard] = {}
         self.done: set[int] = set()
         self.finished = 0
@@ -146,7 +148,9 @@ class _Work:
         """Work until nothing is left to take."""
         if all(self._is_done(number) for number in self.shards):
             return
+        check_valid(self.run)
         check_unchanged(self.classifier, self.asked, self.plan.scores)
+        self.served.begin(self.asked)
         while not self.stop.is_set():
             self._play_together()
             self._play_alone()
@@ -156,6 +160,7 @@ class _Work:
 
     def leave(self) -> None:
         """Give back what is held, in good order."""
+        self.served.note()
         for shard in list(self.held.values()):
             self.heart.drop(shard.lease)
             try:
@@ -327,6 +332,7 @@ class _Work:
 
     def _complete(self, shard: _Shard) -> None:
         """Seal a shard all of whose images have their row."""
+        self.served.check()
         shard.ledger.seal()
         shard.ledger.close()
         folder = shard_folder(self.run, shard.number)
