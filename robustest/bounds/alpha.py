@@ -20,6 +20,7 @@ from robustest.bounds.crown import (
     Slopes,
     margin_bounds,
     propagate,
+    refine,
 )
 from robustest.bounds.graph import BoundGraph
 from robustest.bounds.region import Region
@@ -128,6 +129,61 @@ def optimise(
     return Optimised(best, against, intervals, best_slopes)
 
 
+def tighten(
+    graph: BoundGraph,
+    region: Region,
+    known: Intervals,
+    *,
+    steps: int = 15,
+    executed: bool = True,
+    rate: float = 0.25,
+    seconds: float = float("inf"),
+) -> tuple[Intervals, MiddleSlopes]:
+    """Intervals of each layer in turn with slopes optimised for that layer's own neurons.
+
+    Where an ascent on the margins shares its effort over all neurons before them, this gives every unstable neuron of
+    a flat layer its own slopes and its own objective. Never wider than `known`; the slopes are given back too.
+    """
+    begin = time.thread_time()
+    current, reached = known, dict[int, tuple[Slopes, Slopes]]()
+    for index in _middle_start(graph, region, known):
+        before = {k: v for k, v in _middle_start(graph, region, current, only=index).items() if k == index}
+        if not before or time.thread_time() - begin > seconds:
+            continue
+        leaves = [s for side in before[index] for s in side.values()]
+        for leaf in leaves:
+            leaf.requires_grad_()
+        ascent = torch.optim.Adam(leaves, rate)
+        lower, upper = current.lower[index], current.upper[index]
+        for step in range(steps):
+            low, high = refine(graph, region, current, index, lower, upper, slopes=before[index], keep=False)
+            with torch.no_grad():
+                lower, upper = torch.maximum(lower, low), torch.minimum(upper, high)
+            if step == steps - 1 or not low.requires_grad:
+                break
+            ascent.zero_grad()
+            (high - low).sum().backward()
+            ascent.step()
+            with torch.no_grad():
+                for pair in before[index]:
+                    for node, values in pair.items():
+                        activation = graph.nodes[node].activation
+                        assert activation is not None
+                        values.clamp_(activation.slope, 1.0)
+            for group in ascent.param_groups:
+                group["lr"] *= 0.95
+        reached[index] = (
+            {k: v.detach() for k, v in before[index][0].items()},
+            {k: v.detach() for k, v in before[index][1].items()},
+        )
+        mine = Intervals(list(current.lower), list(current.upper), current.error, current.lines)
+        mine.lower[index], mine.upper[index] = lower.detach(), upper.detach()
+        # What lies behind the layer follows from its tighter interval.
+        with torch.no_grad():
+            current = propagate(graph, region, executed=executed, known=mine)
+    return current, reached
+
+
 def _all_slopes(final: Slopes, between: MiddleSlopes) -> list[tuple[int, Tensor]]:
     return [*final.items(), *(item for pair in between.values() for side in pair for item in side.items())]
 
@@ -141,11 +197,13 @@ def _start(intervals: Intervals, rows: int) -> Slopes:
     }
 
 
-def _middle_start(graph: BoundGraph, region: Region, intervals: Intervals) -> MiddleSlopes:
+def _middle_start(
+    graph: BoundGraph, region: Region, intervals: Intervals, only: int | None = None
+) -> MiddleSlopes:
     found: MiddleSlopes = {}
     plain = _start(intervals, 1)
     for index, node in enumerate(graph.nodes):
-        if not any(graph.nodes[c].activation is not None for c in graph.children[index]):
+        if only not in (None, index) or not any(graph.nodes[c].activation is not None for c in graph.children[index]):
             continue
         unstable = (intervals.lower[index] < 0) & (intervals.upper[index] > 0)
         before = {k: v for k, v in plain.items() if k < index}

@@ -14,21 +14,35 @@ from __future__ import annotations
 import heapq
 import itertools
 import time
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from robustest.bounds.alpha import Optimised, optimise
-from robustest.bounds.crown import Intervals, Slopes, back_substitute, margin_rows
+from robustest.bounds.alpha import Optimised, optimise, tighten
+from robustest.bounds.crown import (
+    Intervals,
+    MiddleSlopes,
+    Slopes,
+    back_substitute,
+    margin_bounds,
+    margin_rows,
+    propagate,
+)
 from robustest.bounds.forms import Whole
 from robustest.bounds.graph import BoundGraph
 from robustest.bounds.region import Region
-from robustest.bounds.relax import relax
+from robustest.bounds.relax import Relaxation, relax
 
 _CANDIDATES = 8
-_STEPS = 12
+_STEPS = 10
 _BATCH = 48
+_ATTACK_EVERY = 15
+_SMALL = 3000
+"""Neurons up to which the intervals of every domain are tightened again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +51,7 @@ class BranchAnswer:
 
     proved: every margin is positive on the region. lower: the worst margin proved so far.
     domains: bounded. open: still waiting. seconds: CPU seconds of this thread.
+    witness: a misclassified image of the region that the attack found from the relaxations' own minimisers.
     """
 
     proved: bool
@@ -44,16 +59,26 @@ class BranchAnswer:
     domains: int
     open: int
     seconds: float
+    witness: NDArray[np.float32] | None = None
+
+
+Attack = Callable[[Tensor], NDArray[np.float32] | None]
+"""(S, n) promising points of a region to a misclassified image in it, or None."""
 
 
 @dataclass(slots=True)
 class _Domain:
-    """Fixed signs and what its bound was reached with; `rival` is the class compared with."""
+    """Fixed signs and what its bound was reached with.
+
+    rival: the class compared with. signs: per activation node (size,) int8, 0 where not fixed. ends: per node before an activation,
+    (size,) intervals that hold in the domain.
+    """
 
     rival: int
     lower: float
-    signs: dict[int, dict[int, float]]
+    signs: dict[int, Tensor]
     slopes: dict[int, Tensor]
+    ends: dict[int, tuple[Tensor, Tensor]]
     multipliers: dict[int, Tensor] = field(default_factory=dict)
 
 
@@ -63,9 +88,22 @@ class ReluBranch:
     Args:
         graph: the network. region: one set of images. label: the class to be proved.
         root: of the region, with its intervals.
+        middle: slopes with which the intervals of domains are tightened again; left as the root's where None.
+        executed: for the network as executed.
     """
 
-    def __init__(self, graph: BoundGraph, region: Region, label: int, root: Optimised) -> None:
+    def __init__(
+        self,
+        graph: BoundGraph,
+        region: Region,
+        label: int,
+        root: Optimised,
+        *,
+        middle: MiddleSlopes | None = None,
+        executed: bool = True,
+    ) -> None:
+        self.middle = middle
+        self.executed = executed
         self.graph = graph
         self.region = region
         self.label = label
@@ -76,8 +114,8 @@ class ReluBranch:
             if node.activation is not None and node.activation.kind == "relu"
         }
 
-    def run(self, *, seconds: float, most: int = 1_000_000) -> BranchAnswer:
-        """Branch until proved, or out of time or domains."""
+    def run(self, *, seconds: float, most: int = 1_000_000, attack: Attack | None = None) -> BranchAnswer:
+        """Branch until proved, refuted by the attack, or out of time or domains."""
         begin = time.thread_time()
         order = itertools.count()
         queue: list[tuple[float, int, _Domain]] = []
@@ -85,21 +123,32 @@ class ReluBranch:
             lower = float(self.root.lower[0, place])
             if lower <= 0:
                 slopes = {k: v[0, place] for k, v in self.root.slopes.items()}
-                heapq.heappush(queue, (lower, next(order), _Domain(rival, lower, {}, slopes)))
-        done = len(queue)
+                ends = {
+                    pre: (self.root.intervals.lower[pre][0], self.root.intervals.upper[pre][0])
+                    for pre in self.before.values()
+                }
+                none = {k: torch.zeros(self.graph.nodes[k].size, dtype=torch.int8) for k in self.before}
+                heapq.heappush(queue, (lower, next(order), _Domain(rival, lower, none, slopes, ends)))
+        done, turn = len(queue), 0
         while queue and done < most and time.thread_time() - begin < seconds:
             taken = [heapq.heappop(queue)[2] for _ in range(min(_BATCH, len(queue)))]
-            cuts = self._choose(taken)
+            cuts, points = self._choose(taken)
+            if attack is not None and (turn in (0, 1, 3) or turn % _ATTACK_EVERY == 0):
+                found = attack(points[:8])
+                if found is not None:
+                    spent = time.thread_time() - begin
+                    return BranchAnswer(False, taken[0].lower, done, len(queue) + len(taken), spent, found)
+            turn += 1
             children: list[_Domain] = []
             for domain, cut in zip(taken, cuts, strict=True):
                 if cut is None:
                     # Every neuron is decided and the bound is not positive: nothing here can prove it.
                     return BranchAnswer(False, domain.lower, done, len(queue) + 1, time.thread_time() - begin)
                 node, entry = cut
-                for sign in (1.0, -1.0):
-                    signs = {k: dict(v) for k, v in domain.signs.items()}
-                    signs.setdefault(node, {})[entry] = sign
-                    children.append(_Domain(domain.rival, domain.lower, signs, domain.slopes, domain.multipliers))
+                for sign in (1, -1):
+                    fixed = domain.signs[node].clone()
+                    fixed[entry] = sign
+                    children.append(_child(domain, domain.signs | {node: fixed}))
             self._bound(children)
             done += len(children)
             for child in children:
@@ -110,18 +159,17 @@ class ReluBranch:
 
     def _stack(self, domains: list[_Domain]) -> tuple[Intervals, dict[int, Tensor]]:
         """Intervals of the domains, and their (N, size) signs before each ReLU node."""
-        root, count = self.root.intervals, len(domains)
+        root = self.root.intervals
         lower, upper = list(root.lower), list(root.upper)
         signs: dict[int, Tensor] = {}
         lines = dict(root.lines)
         for activation, pre in self.before.items():
-            sign = torch.zeros(count, self.graph.nodes[pre].size, dtype=torch.float64)
-            for place, domain in enumerate(domains):
-                for entry, value in domain.signs.get(activation, {}).items():
-                    sign[place, entry] = value
+            sign = torch.stack([d.signs[activation] for d in domains])
             signs[activation] = sign
-            low = torch.where(sign > 0, root.lower[pre].clamp_min(0), root.lower[pre])
-            high = torch.where(sign < 0, root.upper[pre].clamp_max(0), root.upper[pre])
+            low = torch.stack([d.ends[pre][0] for d in domains])
+            high = torch.stack([d.ends[pre][1] for d in domains])
+            low = torch.where(sign > 0, low.clamp_min(0), low)
+            high = torch.where(sign < 0, high.clamp_max(0), high)
             lower[pre], upper[pre] = low, high
             function = self.graph.nodes[activation].activation
             assert function is not None
@@ -137,10 +185,21 @@ class ReluBranch:
         trace: dict[int, Tensor] | None = None,
     ) -> Tensor:
         """(N,) lower bounds of the margin against one rival each."""
+        return self._bounds(intervals, rivals, slopes, multipliers, trace)[0]
+
+    def _bounds(
+        self,
+        intervals: Intervals,
+        rivals: Tensor,
+        slopes: Slopes,
+        multipliers: dict[int, Tensor],
+        trace: dict[int, Tensor] | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """(N,) lower bounds of the margin against one rival each, and (N, 1, n) the forms behind them."""
         rows, _ = margin_rows(self.graph.n_classes, torch.full((len(rivals),), self.label), rivals[:, None])
         zero = torch.zeros(len(rivals), 1, dtype=torch.float64)
         last = len(self.graph.nodes) - 1
-        return back_substitute(
+        lower, forms, _ = back_substitute(
             self.graph,
             self.region,
             intervals,
@@ -150,7 +209,19 @@ class ReluBranch:
             slopes=slopes,
             multipliers={self.before[k]: m[:, None] for k, m in multipliers.items()},
             trace=trace,
-        )[0][:, 0]
+        )
+        assert forms is not None
+        return lower[:, 0], forms
+
+    def _tightened(self, domains: list[_Domain], known: Intervals) -> Intervals:
+        """The domains' own intervals, bounded again with their signs; kept in the domains."""
+        with torch.no_grad():
+            found = propagate(self.graph, self.region, executed=self.executed, known=known, middle=self.middle)
+        for place, domain in enumerate(domains):
+            domain.ends = {pre: (found.lower[pre][place], found.upper[pre][place]) for pre in self.before.values()}
+            if any(bool((low > high).any()) for low, high in domain.ends.values()):
+                domain.lower = float("inf")  # no image has these signs
+        return found
 
     def _bound(self, domains: list[_Domain]) -> None:
         """Optimise slopes and multipliers of every domain; the best bound and what reached it are kept in it."""
@@ -201,8 +272,9 @@ class ReluBranch:
                 domain.slopes = {k: v[place, 0].detach() for k, v in best_slopes.items()}
                 domain.multipliers = {k: v[place].detach() for k, v in best_weights.items()}
 
-    def _choose(self, domains: list[_Domain]) -> list[tuple[int, int] | None]:
-        """For each domain the activation node and entry to cut at, None where every neuron is decided."""
+    def _choose(self, domains: list[_Domain]) -> tuple[list[tuple[int, int] | None], Tensor]:
+        """For each domain the activation node and entry to cut at, None where every neuron is decided; and (N, n)
+        images at which the domains' relaxations are least."""
         with torch.no_grad():
             intervals, signs = self._stack(domains)
             rivals = torch.tensor([d.rival for d in domains])
@@ -212,7 +284,8 @@ class ReluBranch:
                 for k, s in signs.items()
             }
             trace: dict[int, Tensor] = {}
-            self._margins(intervals, rivals, slopes, weights, trace)
+            forms = self._bounds(intervals, rivals, slopes, weights, trace)[1]
+            points = self.region.argmin_linear(forms.transpose(0, 1))[0]
             scores, places = [], []
             for node, pre in self.before.items():
                 lines = intervals.lines[node]
@@ -224,32 +297,63 @@ class ReluBranch:
             score = torch.cat(scores, 1)
             count = min(_CANDIDATES, score.shape[1])
             value, index = score.topk(count, 1)
-            trial: list[_Domain] = []
-            for d, domain in enumerate(domains):
-                for c in range(count):
-                    node, entry = places[int(index[d, c])]
-                    for sign in (1.0, -1.0):
-                        signs_of = {k: dict(v) for k, v in domain.signs.items()}
-                        signs_of.setdefault(node, {})[entry] = sign
-                        trial.append(_Domain(domain.rival, domain.lower, signs_of, domain.slopes, domain.multipliers))
-            promise = self._try(trial).reshape(len(domains), count, 2)
+            promise = self._try(
+                intervals, rivals, slopes, weights, [[places[e] for e in row] for row in index.tolist()]
+            )
             gain = promise.amin(2) + 0.05 * promise.amax(2).clamp_max(1.0)
             gain = torch.where(value > 0, gain, -torch.inf)
             chosen = gain.argmax(1)
-            return [
+            cuts = [
                 places[int(index[d, chosen[d]])] if float(value[d].max()) > 0 else None for d in range(len(domains))
             ]
+            return cuts, points
 
-    def _try(self, domains: list[_Domain]) -> Tensor:
-        """(N,) bounds with the slopes and multipliers that the domains come with."""
-        intervals, signs = self._stack(domains)
-        rivals = torch.tensor([d.rival for d in domains])
-        slopes = {k: torch.stack([d.slopes[k] for d in domains])[:, None] for k in domains[0].slopes}
-        weights = {
-            k: -s * torch.stack([d.multipliers.get(k, torch.zeros(s.shape[1]).double()) for d in domains])
-            for k, s in signs.items()
-        }
-        return self._margins(intervals, rivals, slopes, weights)
+    def _try(
+        self,
+        intervals: Intervals,
+        rivals: Tensor,
+        slopes: Slopes,
+        weights: dict[int, Tensor],
+        cuts: list[list[tuple[int, int]]],
+    ) -> Tensor:
+        """(N, candidates, 2) bounds of the two halves of each cut, with the parents' slopes and multipliers."""
+        count = 2 * len(cuts[0])
+        lines = {}
+        for node in intervals.lines:
+            mine = intervals.lines[node]
+            if node not in self.before or mine.upper_slope.shape[0] == 1:
+                lines[node] = mine
+                continue
+            parts = [
+                t.repeat_interleave(count, 0) for t in (mine.upper_slope, mine.upper_shift, mine.lower_slope, mine.free)
+            ]
+            rows = [
+                (d * count + 2 * c, entry)
+                for d, row in enumerate(cuts)
+                for c, (at, entry) in enumerate(row)
+                if at == node
+            ]
+            if rows:
+                function = self.graph.nodes[node].activation
+                assert function is not None
+                first, entry = torch.tensor(rows).T
+                for half, slope in ((first, 1.0), (first + 1, function.slope)):
+                    parts[0][half, entry] = slope
+                    parts[1][half, entry] = 0.0
+                    parts[2][half, entry] = slope
+                    parts[3][half, entry] = False
+            lines[node] = Relaxation(parts[0], parts[1], parts[2], None, parts[3])
+        halves = Intervals(intervals.lower, intervals.upper, intervals.error, lines)
+        return self._margins(
+            halves,
+            rivals.repeat_interleave(count),
+            {k: v.repeat_interleave(count, 0) for k, v in slopes.items()},
+            {k: v.repeat_interleave(count, 0) for k, v in weights.items() if bool((v != 0).any())},
+        ).reshape(len(cuts), -1, 2)
+
+
+def _child(domain: _Domain, signs: dict[int, Tensor]) -> _Domain:
+    return _Domain(domain.rival, domain.lower, signs, domain.slopes, domain.ends, domain.multipliers)
 
 
 def prove_region(
@@ -258,13 +362,35 @@ def prove_region(
     label: int,
     *,
     seconds: float,
-    root_steps: int = 60,
+    domains: int = 1_000_000,
+    root_steps: int = 30,
     executed: bool = True,
+    attack: Attack | None = None,
 ) -> BranchAnswer:
-    """Prove that every image of one region has class `label`, or report how far the proof got."""
+    """Prove that every image of one region has class `label`, or report how far the proof got.
+
+    Args:
+        graph: the network. region: one set of images. label: the class to be proved.
+        seconds: CPU time to spend. domains: to bound at most; 0 for no branching.
+        root_steps: of slope optimisation before branching.
+        executed: for the network as executed.
+        attack: tried on the points at which domains are bounded worst.
+    """
     begin = time.thread_time()
-    root = optimise(graph, region, torch.tensor([label]), steps=root_steps, executed=executed, seconds=seconds / 3)
+    labels = torch.tensor([label])
+    with torch.no_grad():
+        first = margin_bounds(graph, region, labels, executed=executed)
+    if bool(first.proved[0]):
+        return BranchAnswer(True, float(first.lower.min()), 1, 0, time.thread_time() - begin)
+    intervals, middle = tighten(graph, region, first.intervals, executed=executed, seconds=seconds / 4)
+    root = optimise(
+        graph, region, labels, steps=root_steps, executed=executed, known=intervals, fixed=True, seconds=seconds / 4
+    )
     if bool(root.proved[0]):
         return BranchAnswer(True, float(root.lower.min()), 1, 0, time.thread_time() - begin)
-    answer = ReluBranch(graph, region, label, root).run(seconds=seconds - (time.thread_time() - begin))
-    return BranchAnswer(answer.proved, answer.lower, answer.domains, answer.open, time.thread_time() - begin)
+    if domains == 0:
+        return BranchAnswer(False, float(root.lower.min()), 1, 1, time.thread_time() - begin)
+    again = middle if graph.n_neurons <= _SMALL else None
+    tree = ReluBranch(graph, region, label, root, middle=again, executed=executed)
+    answer = tree.run(seconds=seconds - (time.thread_time() - begin), most=domains, attack=attack)
+    return replace(answer, seconds=time.thread_time() - begin)

@@ -268,7 +268,7 @@ def _dot(rows: Tensor, values: Tensor) -> Tensor:
 def _charge(rows: Tensor, error: Tensor | None, owner: Tensor | None) -> Tensor:
     if error is None:
         return rows.new_zeros(rows.shape[:2])
-    return _dot(rows.abs(), error if owner is None else error[owner])
+    return _dot(rows.abs(), error if owner is None or error.shape[0] == 1 else error[owner])
 
 
 def _total(products: Tensor) -> Tensor:
@@ -300,8 +300,12 @@ def refine(
     upper: Tensor,
     *,
     slopes: tuple[Slopes, Slopes] | None = None,
+    keep: bool = True,
 ) -> tuple[Tensor, Tensor]:
-    """Tighten the (B, size) interval of a node by CROWN wherever it holds 0; slopes for lower and for upper ends."""
+    """Tighten the (B, size) interval of a node by CROWN wherever it holds 0; slopes for lower and for upper ends.
+
+    With `keep` off the ends that CROWN finds replace the given ones even where they are wider (for gradients).
+    """
     owner, entry = ((lower < 0) & (upper > 0)).nonzero(as_tuple=True)
     if len(owner) == 0:
         return lower, upper
@@ -313,13 +317,15 @@ def refine(
         for side, sign in enumerate((1.0, -1.0)):
             zero = torch.zeros(len(who), 1, dtype=torch.float64)
             forms = node_forms(graph, index, who, which, sign)
-            if isinstance(forms, Whole) and region.batch == 1:
+            if isinstance(forms, Whole) and lower.shape[0] == 1:
                 forms, zero = Whole(forms.rows.transpose(0, 1), None), zero.T
-            mine, per_row = (None, False) if slopes is None else _slopes_of_rows(slopes[side], who, which, region.batch)
+            mine, per_row = (None, False) if slopes is None else _slopes_of_rows(slopes[side], who, which, lower.shape[0])
             bound = back_substitute(graph, region, intervals, index, forms, zero, slopes=mine, per_row=per_row)[0]
             found[side].append(sign * bound.flatten())
-    new_lower = torch.maximum(lower[owner, entry], torch.cat(found[0]))
-    new_upper = torch.minimum(upper[owner, entry], torch.cat(found[1]))
+    new_lower, new_upper = torch.cat(found[0]), torch.cat(found[1])
+    if keep:
+        new_lower = torch.maximum(lower[owner, entry], new_lower)
+        new_upper = torch.minimum(upper[owner, entry], new_upper)
     return lower.index_put((owner, entry), new_lower), upper.index_put((owner, entry), new_upper)
 
 
@@ -329,7 +335,7 @@ def _slopes_of_rows(slopes: Slopes, owner: Tensor, entry: Tensor, batch: int) ->
         return slopes, False
     if batch == 1:
         return {k: s[:, entry] for k, s in slopes.items()}, True
-    return {k: s[owner, entry][:, None] for k, s in slopes.items()}, True
+    return {k: (s[0, entry] if s.shape[0] == 1 else s[owner, entry])[:, None] for k, s in slopes.items()}, True
 
 
 def _is_shallow(graph: BoundGraph, index: int) -> bool:

@@ -32,7 +32,7 @@ class Relaxation:
 
     def take(self, owner: Tensor | None) -> Relaxation:
         """The relaxation that each of R rows sees."""
-        if owner is None:
+        if owner is None or self.upper_slope.shape[0] == 1:
             return self
         return Relaxation(
             self.upper_slope[owner],

@@ -188,9 +188,9 @@ def pull_back(
     if best is None or norm in ("l0", "l0_dims"):
         return best
     low, high = 0.0, 1.0
+    gap = best.image.astype(np.float64) - image
     for _ in range(3):
         shares = np.linspace(low, high, 17)[1:]
-        gap = best.image.astype(np.float64) - image if high == 1.0 else gap
         line = np.clip(image + shares[:, None, None, None] * gap, 0, 1).astype(np.float32)
         wrong = np.flatnonzero(np.asarray(scorer(line)).argmax(axis=1) != label)
         if len(wrong) == 0:
@@ -199,3 +199,59 @@ def pull_back(
         low = float(shares[wrong[0] - 1]) if wrong[0] else low
         best = nearest_of(best, rescore(scorer, image, label, line[wrong[:1]], norm, method)) or best
     return best
+
+
+def find_in_box(
+    graph: BoundGraph,
+    scorer: Scorer,
+    lower: Tensor,
+    upper: Tensor,
+    label: int,
+    *,
+    rng: np.random.Generator,
+    restarts: int = 20,
+    steps: int = 60,
+    starts: Tensor | None = None,
+) -> NDArray[np.float32] | None:
+    """A misclassified float32 image exactly inside a box, or None: projected gradients against every rival.
+
+    Args:
+        graph: the network. scorer: the classifier, which has the last word.
+        lower, upper: (n,) float64 ends of the box.
+        label: the class to be left.
+        rng: of the random starts.
+        restarts: rounds; each starts once per rival class. steps: per round.
+        starts: (S, n) points for the first round, such as relaxations' own minimisers.
+    """
+    tiny = np.float32(np.inf)
+    low = lower.numpy().astype(np.float32)
+    low = np.where(low.astype(np.float64) < lower.numpy(), np.nextafter(low, tiny), low)
+    high = upper.numpy().astype(np.float32)
+    high = np.where(high.astype(np.float64) > upper.numpy(), np.nextafter(high, -tiny), high)
+    ends = torch.from_numpy(low).double(), torch.from_numpy(high).double()
+    rivals = torch.tensor([c for c in range(graph.n_classes) if c != label])
+    for round_ in range(restarts):
+        share = torch.from_numpy(rng.random((len(rivals), graph.n_inputs)))
+        if round_ == 0:
+            share = torch.full_like(share, 0.5)
+        point = ends[0] + share * (ends[1] - ends[0])
+        aims = rivals
+        if round_ == 0 and starts is not None:
+            point, aims = starts, torch.full((len(starts),), -1)
+        for step in range(steps):
+            point = point.detach().requires_grad_()
+            scores = graph.forward(point)
+            others = scores.detach().clone()
+            others[:, label] = -math.inf
+            rival = torch.where(aims >= 0, aims, others.argmax(1))
+            (gradient,) = torch.autograd.grad((scores[:, label] - scores.gather(1, rival[:, None])[:, 0]).sum(), point)
+            with torch.no_grad():
+                size = (ends[1] - ends[0]) * (0.5 * (1 - step / steps) ** 1.5 + 0.005)
+                point = torch.minimum(torch.maximum(point - gradient.sign() * size, ends[0]), ends[1])
+                close = (others.amax(1) > scores[:, label] - 0.05).any()
+            if bool(close) or step == steps - 1:
+                images = np.clip(point.numpy().astype(np.float32), low, high).reshape(-1, *graph.input_shape)
+                wrong = np.flatnonzero(np.asarray(scorer(images)).argmax(axis=1) != label)
+                if len(wrong):
+                    return np.ascontiguousarray(images[wrong[0]])
+    return None
