@@ -10,6 +10,7 @@
     +-- EnvironmentFailure        exit 4: the model, the machine or a server failed
     |   +-- ModelError            the classifier cannot be loaded or gives no usable scores
     |   +-- MissingExtra          an optional part is not installed
+    |   +-- SwappedModelError     a served model is not the one that the run began with
     +-- NothingToTest             exit 5: no image is left to test
     +-- Interrupted               exit 130: stopped by the user, resumable
 
@@ -62,6 +63,10 @@ class MissingExtra(EnvironmentFailure):
 
     def __init__(self, package: str, extra: str, purpose: str) -> None:
         super().__init__(f"{purpose} needs {package}, which is not installed. pip install 'robustest[{extra}]'")
+
+
+class SwappedModelError(EnvironmentFailure):
+    """A served model is not the one that the run began with; the run is invalid."""
 
 
 class NothingToTest(RobustestError):

@@ -7,6 +7,7 @@ own input, as an inference server does: the client prepares images by the input 
 from __future__ import annotations
 
 import json
+import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -61,6 +62,14 @@ class ServedModel:
         }
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        if not isinstance(sys.exception(), (ConnectionError, TimeoutError)):  # a client may leave when it likes
+            super().handle_error(request, client_address)
+
+
 class InferenceServer:
     """A server in threads of its own: `with InferenceServer(model) as server: ... server.url`.
 
@@ -77,8 +86,7 @@ class InferenceServer:
     ) -> None:
         self.model = model
         bound = type("BoundHandler", (handler or Handler,), {"model": model})
-        self._server = ThreadingHTTPServer((host, port), bound)
-        self._server.daemon_threads = True
+        self._server = _Server((host, port), bound)
         self._thread: threading.Thread | None = None
 
     @property

@@ -52,27 +52,37 @@ def load_classifier(
     Raises:
         ModelError, InvalidSpec, UntrustedModel, InvalidSetting, MissingExtra: each says what to do.
     """
-    if isinstance(path_or_callable, str) and path_or_callable.startswith(_SERVED):
-        return _served(path_or_callable, spec)
-    chosen = read_spec(spec) if isinstance(spec, (str, Path)) else spec
     if isinstance(path_or_callable, (str, os.PathLike)):
-        return _named(str(path_or_callable), chosen, device=device, threads=threads, trust_model=trust_model)
+        name, chosen = str(path_or_callable), spec
+        if isinstance(chosen, (str, Path)):
+            name, chosen = with_input(name, chosen)
+        return _named(name, chosen, device=device, threads=threads, trust_model=trust_model)
+    chosen = read_spec(spec) if isinstance(spec, (str, Path)) else spec
     return _wrapped(path_or_callable, chosen, device=device, source=None)
 
 
-def _served(url: str, spec: InputSpec | str | Path | None) -> Classifier:
-    from robustest.classifiers.served import open_served
-    from robustest.classifiers.served_settings import read_served
+def with_input(name: str, path: str | Path) -> tuple[str, InputSpec | None]:
+    """A model's name and its input spec from a TOML file. Of a served model, the file's table `[server]` becomes a part of
+    the URL, and the spec is None where the file says nothing of the input.
 
-    if isinstance(spec, (str, Path)):
-        chosen, server = read_served(spec)
-        return open_served(url, chosen, server)
-    return open_served(url, spec)
+    Raises:
+        InvalidSpec, InvalidSetting: the file cannot be used.
+    """
+    if not name.startswith(_SERVED):
+        return name, read_spec(path)
+    from robustest.classifiers.served_settings import read_address, read_served, with_settings
+
+    spec, server = read_served(path)
+    return with_settings(*read_address(name, server)), spec
 
 
 def _named(
     name: str, spec: InputSpec | None, *, device: str | None, threads: int | None, trust_model: str | None
 ) -> Classifier:
+    if name.startswith(_SERVED):
+        from robustest.classifiers.served import open_served
+
+        return open_served(name, spec)
     path = Path(name)
     suffix = path.suffix.lower()
     if suffix == ".onnx":

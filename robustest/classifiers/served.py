@@ -28,7 +28,7 @@ from robustest.classifiers.served_transport import INPUT_DTYPES, RefusedError, S
 from robustest.classifiers.served_v2 import V2Http, as_input, extensions, metadata, model_path, signature_of
 from robustest.classifiers.shapes import guess_output, guess_spec, image_shape
 from robustest.classifiers.spec import InputSpec
-from robustest.errors import EnvironmentFailure, InvalidSetting, ModelError
+from robustest.errors import EnvironmentFailure, InvalidSetting, ModelError, SwappedModelError
 from robustest.results import Scores
 
 _MOST = 512  # images of one call
@@ -125,14 +125,14 @@ class ServedClassifier:
             The counts of the run.
 
         Raises:
-            EnvironmentFailure: the scores are others than before, by more than the server's own noise: the run is invalid.
+            SwappedModelError: the scores are others than before, by more than the server's own noise: the run is invalid.
         """
         if self._probe is not None:
             images, before, noise = self._probe
             after = self(images)
             gap = _largest_gap(before, after) if after.shape == before.shape else float("inf")
             if gap > max(10 * noise, _SWAPPED * max(1.0, float(np.ptp(before)))):
-                raise EnvironmentFailure(
+                raise SwappedModelError(
                     f"{self._info.source} is not the model that it was when the run began: scores of the same {len(images)} "
                     f"images differ by up to {gap:g} (asked twice at the beginning: {noise:g}). The run is invalid. Make sure "
                     "that nobody deploys meanwhile, name a version in the URL, and start again in another folder."

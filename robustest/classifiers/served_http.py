@@ -20,7 +20,7 @@ from typing import Any
 import urllib3
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
-from urllib3.exceptions import HTTPError, LocationValueError, SSLError
+from urllib3.exceptions import HTTPError, LocationValueError, ReadTimeoutError, SSLError
 
 from robustest.classifiers.served_settings import Address, Secrets, ServerSettings
 from robustest.classifiers.served_transport import GarbledError, RefusedError, TransientError, short
@@ -145,9 +145,11 @@ class HttpClient:
                 raise RefusedError(f"no TLS connection: {self._hidden(error)}", 0) from None
             except (HTTPError, OSError, ValueError, AttributeError) as error:
                 # Shutting the socket while urllib3 reads can raise any of these, as can bytes that are no HTTP.
-                if deadline.over:
+                if deadline.over or isinstance(error, ReadTimeoutError):
                     raise self._late() from None
                 raise TransientError(f"the connection failed: {self._hidden(error)}") from None
+        if deadline.over:  # the end that was read is the one that the timer made
+            raise self._late()
         return self._checked(reply)
 
     def close(self) -> None:

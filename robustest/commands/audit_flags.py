@@ -19,8 +19,8 @@ from robustest.audit.requirements import Answer, Requirement
 from robustest.audit.statistics import planning_problem
 from robustest.audit.summary import AuditSummary, header_json
 from robustest.classifiers.classifier import Classifier
-from robustest.classifiers.loading import load_classifier
-from robustest.classifiers.spec import InputSpec, read_spec
+from robustest.classifiers.loading import load_classifier, with_input
+from robustest.classifiers.spec import InputSpec
 from robustest.commands.shared import tell_guesses
 from robustest.errors import Interrupted, InvalidSetting, InvalidSpec
 from robustest.settings import AttackSettings
@@ -92,7 +92,9 @@ class ModelFlags:
     def load(self, model: str, *, device: str | None = None, threads: int | None = None) -> Classifier:
         """The classifier, with what these flags say in place of what lies beside it."""
         overrides = self._overrides()
-        spec: InputSpec | None = read_spec(self.input) if self.input is not None else None
+        spec: InputSpec | None = None
+        if self.input is not None:
+            model, spec = with_input(model, self.input)
 
         def opened(spec: InputSpec | None) -> Classifier:
             return load_classifier(model, spec, device=device, threads=threads, trust_model=self.trust_model)
