@@ -199,9 +199,9 @@ def _gemm(attributes: Attributes, a: Tensor, b: Any, c: Any = None) -> Tensor:
     left = a.T if attributes.get("transA", 0) else a
     right = torch.as_tensor(b).T if attributes.get("transB", 0) else torch.as_tensor(b)
     product: Tensor = attributes.get("alpha", 1.0) * (left @ right)
-    if c is None:
-        return product
-    return product + attributes.get("beta", 1.0) * torch.as_tensor(c)
+    if c is not None:
+        product = product + attributes.get("beta", 1.0) * torch.as_tensor(c)
+    return product
 
 
 OPERATORS: dict[str, Callable[..., Any]] = {

@@ -31,6 +31,8 @@ def _one(model: Differentiable, image: Tensor, label: int, target: int | None, s
         with torch.no_grad():
             if bool(margins(model.logits(current[None]), labels, target)[0] < 0):
                 return current
+        if model.queries - start >= steps:
+            break
         boundary, normal = _deepfool(model, current, label, target, start + steps - model.queries)
         if not bool(normal.any()):
             return current
@@ -44,7 +46,7 @@ def _deepfool(
 ) -> tuple[Tensor, Tensor]:
     """The nearest boundary's point, and its normal there (towards the other side)."""
     total = torch.zeros_like(image)
-    end = model.queries + max(budget, 1)
+    end = model.queries + budget
     normal = torch.zeros_like(image)
     for _ in range(_DEEPFOOL_STEPS):
         if model.queries >= end:

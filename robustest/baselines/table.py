@@ -105,3 +105,18 @@ def paired_sentences(comparison: Comparison) -> list[str]:
                 f"{paired.only_second}, p = {paired.p_value:.2g}"
             )
     return sentences
+
+
+def markdown_of(comparison: Comparison) -> str:
+    """The same table and sentences as Markdown."""
+    header = ["attack", "needs", *(f"k={k}" for k in comparison.pixels), "median px", "queries", "backward", "CPU s"]
+    lines = [_line(header), _line(["---"] * 2 + ["---:"] * (len(header) - 2))]
+    lines += [_line(_cells(comparison, row)) for row in comparison.rows]
+    notes = [f"* {row.name}: {row.note}" for row in comparison.rows if row.note]
+    notes += [f"* {sentence}" for sentence in paired_sentences(comparison)]
+    notes += [f"* Doubt: {doubt}." for doubt in comparison.doubts()]
+    return "\n".join([*lines, "", *notes]) + "\n"
+
+
+def _line(cells: list[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "/") for cell in cells) + " |"

@@ -13,6 +13,7 @@ import importlib
 import inspect
 import io
 import random
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -139,9 +140,10 @@ class MissingTorchattacks(MissingExtra):
 
 @contextlib.contextmanager
 def _fenced(seed: int) -> Iterator[None]:
-    """Global random generators seeded inside and put back after; nothing is printed."""
+    """Global random generators seeded inside and put back after; nothing is printed, no warning shown."""
     states = random.getstate(), np.random.get_state()  # noqa: NPY002 - it draws from numpy's global generator
-    with torch.random.fork_rng(), contextlib.redirect_stdout(io.StringIO()):
+    with torch.random.fork_rng(), contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         torch.manual_seed(seed)
         random.seed(seed)
         np.random.seed(seed % 2**32)  # noqa: NPY002

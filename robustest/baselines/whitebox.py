@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 # name: (function, its settings, steps of one query each that its paper gives it at most)
 WHITE_BOX: dict[str, tuple[str, dict[str, Any], int]] = {
-    "jsma": ("robustest.baselines.jsma:jsma", {"every_class": True}, 100_000),
+    "jsma": ("robustest.baselines.jsma:jsma", {"scores": "F", "every_class": True}, 100_000),
     "jsma-z": ("robustest.baselines.jsma:jsma", {"direction": "increase"}, 100_000),
     "jsma-f": ("robustest.baselines.jsma:jsma", {"direction": "increase", "scores": "F"}, 100_000),
     "cw-l0": ("robustest.baselines.cw_l0:cw_l0", {}, 100_000),
