@@ -142,7 +142,7 @@ def saliency_maps(summary: AuditSummary) -> dict[int, SaliencyChange]:
         return {}
     height, width, _ = summary.data.shape
     try:
-        with np.load(path, allow_pickle=False) as data:
+        with path.open("rb") as handle, np.load(handle, allow_pickle=False) as data:
             indices, before, after = data["indices"], data["before"], data["after"]
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise RunConflict(f"{str(path)!r} is damaged: {error}. Remove it, or finish the run again.") from error

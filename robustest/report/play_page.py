@@ -7,7 +7,7 @@ branch, how the value converged, and the saliency distribution before and after.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -249,8 +249,9 @@ def _chart(game: KindResult, result: PlayResult) -> Chart | None:
     """The estimate of the value against queries, in the band of what is proven; beyond the ball is its top."""
     if len(game.curve) < 2:
         return None
-    top = 1.1 * result.settings.radius
     points = _thinned(game.curve)
+    points.append(replace(points[-1], queries=game.queries))
+    top = 1.1 * max(result.settings.radius, points[-1].estimate or 0.0)
     first = points[0].queries
     line = Line(
         name=game.kind.value,

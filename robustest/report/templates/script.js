@@ -18,12 +18,8 @@
   }
 
   function compare(a, b, key) {
-    if (key === "label" || key === "verdict" || key === "index" || key === "queries" || key === "pixels") {
-      const [x, y] = key === "verdict" ? [a.dataset.verdict, b.dataset.verdict] : [number(a, key), number(b, key)];
-      if (x < y) return -1;
-      if (x > y) return 1;
-    }
-    return number(a, "index") - number(b, "index");
+    const [x, y] = key === "verdict" ? [a.dataset.verdict, b.dataset.verdict] : [number(a, key), number(b, key)];
+    return x < y ? -1 : x > y ? 1 : 0;
   }
 
   function apply() {
