@@ -55,8 +55,8 @@ class ServedWatch:
         if self._served is not None:
             name = hashlib.sha256(self._worker.encode()).hexdigest()[:16]
             (self._run / _FOLDER).mkdir(exist_ok=True)
-            counts = self._served.counts.as_json()
-            write_json(self._run / _FOLDER / f"{name}.json", {"worker": self._worker, **counts})
+            how = {"worker": self._worker, "transport": self._served.transport, "notes": self._served.notes}
+            write_json(self._run / _FOLDER / f"{name}.json", {**how, "counts": self._served.counts.as_json()})
 
 
 def check_valid(run: Path) -> None:
@@ -74,11 +74,8 @@ def served_totals(run: Path) -> dict[str, int | float]:
     """What all workers sent, together; empty where the model is not served."""
     total: dict[str, int | float] = {}
     for path in sorted((run / _FOLDER).glob("*.json")):
-        for name, value in read_json(path).items():
-            if name == "largest_difference":
-                total[name] = max(total.get(name, 0.0), value)
-            elif name != "worker":
-                total[name] = total.get(name, 0) + value
+        for name, value in read_json(path)["counts"].items():
+            total[name] = max(total.get(name, 0), value) if name == "largest_difference" else total.get(name, 0) + value
     return total
 
 

@@ -59,6 +59,7 @@ class ServedClassifier:
         self._pool: ThreadPoolExecutor | None = None
         self._probe: tuple[Images, Scores, float] | None = None
         self._transport: Transport
+        self._notes: tuple[str, ...] = ()
         self._signature, faster, slowest = self._found()
         self._spec, guessed = (spec, ()) if spec is not None else self._guessed()
         if self._signature.datatype not in INPUT_DTYPES:
@@ -96,6 +97,11 @@ class ServedClassifier:
     def transport(self) -> str:
         """`binary`, `grpc`, `json` or `template`."""
         return self._transport.name
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Why other transports were not taken, and how slow JSON is."""
+        return self._notes
 
     @property
     def counts(self) -> ServedCounts:
@@ -204,14 +210,15 @@ class ServedClassifier:
         count = self._info.fixed_batch or _PROBE
         chosen = choose_transport(self._asker, faster, slowest, self._noise(count), self._signature)
         self._transport = chosen.transport
-        notes = (*self._info.guessed, *chosen.notes)
+        self._notes = chosen.notes
+        guessed = self._info.guessed
         scores = check_scores(chosen.answer, count, self._spec.output, source=self._info.source)
         if self._given is None:
             output, how = guess_output(scores)
             self._spec = replace(self._spec, output=output)
-            notes = (*self._info.guessed, how, *chosen.notes)
+            guessed = (*guessed, how)
         classes = scores.shape[1] if scores.ndim == 2 else None
-        self._info = replace(self._info, spec=self._spec, classes=classes, guessed=notes)
+        self._info = replace(self._info, spec=self._spec, classes=classes, guessed=guessed)
         self._signature = replace(self._signature, classes=classes or 1)
 
     def _noise(self, count: int) -> NDArray[Any]:
@@ -234,8 +241,7 @@ class ServedClassifier:
 
         size, rate = measure_batch(self._asker, send, one.nbytes)
         if self.transport == "json":
-            sentence = f"transport JSON, the slowest: {rate:.0f} images/s measured"
-            self._info = replace(self._info, guessed=(*self._info.guessed, sentence))
+            self._notes = (*self._notes, f"transport JSON, the slowest: {rate:.0f} images/s measured")
             warnings.warn(
                 f"{self._info.source} is asked in JSON, {rate:.0f} images/s measured with {size} a request: servers that take "
                 "binary tensors or gRPC are 3 to 200 times faster. If it has a gRPC port, add grpc=HOST:PORT.",

@@ -16,7 +16,8 @@ from robustest.errors import EnvironmentFailure, ModelError
 
 _AGREE = 1e-6  # of the range of the scores: binary tensors against JSON
 _LARGEST, _BYTES = 256, 16 << 20  # images and bytes of one request
-_GAIN = 1.1
+_WORDS = 160  # of an error, in a note
+_GAIN = 1.1  # rates nearer than this are equal
 _SECONDS = 3.0  # for measuring the batch
 _SLOW = 1.0  # seconds: a larger request only delays
 
@@ -56,7 +57,7 @@ def choose_transport(
         name = candidate.transport.name
         answer, refusal = _tried(asker, candidate.transport, batch, signature)
         if answer is None:
-            notes.append(f"transport {name} was not taken: {refusal}")
+            notes.append(f"transport {name} was not taken: {str(refusal)[:_WORDS]}")
             failure = failure or refusal
             continue
         if expected is None and reference is not None:
