@@ -42,6 +42,9 @@ class Aim(IntEnum):
     MAXIMISE = 1
 
 
+MINIMISE, CHANCE, MAXIMISE = Aim  # names of their own: an enumeration looks its members up slowly
+
+
 class Kind(Enum):
     """The four kinds of game: what the players want.
 
@@ -145,6 +148,6 @@ class ScoredGame(Game[S, M], Protocol[S, M]):
         """The answer to the question about `state`."""
 
 
-def mover_sign(aim: Aim) -> float:
+def mover_sign(aim: int) -> float:
     """1.0 where a large payoff is wanted, -1.0 where a small one is."""
-    return -1.0 if aim is Aim.MINIMISE else 1.0
+    return -1.0 if aim == MINIMISE else 1.0

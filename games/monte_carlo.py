@@ -20,7 +20,7 @@ from typing import Generic
 import numpy as np
 from numpy.typing import NDArray
 
-from games.game import Aim, Game, GameError, Kind, M, S, mover_sign
+from games.game import CHANCE, MAXIMISE, Game, GameError, Kind, M, S, mover_sign
 from games.playout import play_out
 from games.search import Asking, MoveStatistics, Search, SearchResult, Stop, Watch, ask, learn
 from games.select import Select, blend, opened, uct
@@ -118,10 +118,10 @@ class _Mcts(Generic[S, M]):
         while True:
             if tree.nodes.first[node] == UNKNOWN:
                 tree.expand(node, self.rng)
-            aim = Aim(int(nodes.aim[node]))
-            if aim is Aim.CHANCE:
+            aim = int(nodes.aim[node])
+            if aim == CHANCE:
                 alpha, beta = -np.inf, np.inf
-            elif aim is Aim.MAXIMISE:
+            elif aim == MAXIMISE:
                 alpha = max(alpha, float(nodes.lower[node]))
             else:
                 beta = min(beta, float(nodes.upper[node]))
@@ -157,7 +157,7 @@ class _Mcts(Generic[S, M]):
         """Whether a move of `node` awaits an answer."""
         return bool(self.tree.edges.waiting[self.tree.span(node)].any())
 
-    def _choose(self, node: int, aim: Aim, alpha: float, beta: float) -> int | None:
+    def _choose(self, node: int, aim: int, alpha: float, beta: float) -> int | None:
         """The edge to walk; None if no move of `node` can be tried, or could matter."""
         tree, nodes, edges = self.tree, self.tree.nodes, self.tree.edges
         span = tree.span(node)
@@ -166,19 +166,19 @@ class _Mcts(Generic[S, M]):
         lower = np.where(tried, nodes.lower[child], nodes.floor[node])
         upper = np.where(tried, nodes.upper[child], nodes.ceiling[node])
         free = (lower < upper) & (upper > alpha) & (lower < beta) & (tried | (waiting == 0))
-        if aim is Aim.CHANCE:
+        if aim == CHANCE:
             free &= edges.chance[span] > 0
         rows = np.flatnonzero(free)
         if not len(rows):
             return None
-        if aim is Aim.CHANCE:
+        if aim == CHANCE:
             chance = edges.chance[span][rows]
             return int(span.start) + int(rows[self.rng.choice(len(rows), p=chance / chance.sum())])
         visits = int(nodes.visits[node])
         rows = rows[: opened(visits, self.settings.widening, len(rows))]
         return int(span.start) + int(rows[np.argmax(self._scores(node, aim, rows + span.start))])
 
-    def _scores(self, node: int, aim: Aim, rows: NDArray[np.intp]) -> NDArray[np.float64]:
+    def _scores(self, node: int, aim: int, rows: NDArray[np.intp]) -> NDArray[np.float64]:
         """The selection rule's score of each edge in `rows`."""
         tree, nodes, edges = self.tree, self.tree.nodes, self.tree.edges
         child, tries, waiting = edges.child[rows], edges.tries[rows], edges.waiting[rows]
@@ -192,7 +192,7 @@ class _Mcts(Generic[S, M]):
         means = means * (1 - waiting / seen)
         return self.settings.select(tries + waiting, means, edges.chance[rows])
 
-    def _for_mover(self, aim: Aim, payoff: NDArray[np.float64]) -> NDArray[np.float64]:
+    def _for_mover(self, aim: int, payoff: NDArray[np.float64]) -> NDArray[np.float64]:
         """Payoffs scaled to [0, 1] of the range seen so far, 1 being the best for the one who moves."""
         low, high = self.seen
         scaled = np.clip((payoff - low) / max(high - low, 1e-300), 0.0, 1.0)
@@ -269,8 +269,8 @@ class _Mcts(Generic[S, M]):
     def _best_edge(self, node: int, rows: NDArray[np.intp]) -> int:
         """The mover's best edge: by proven bound, then by value; the likeliest where chance moves."""
         tree, edges = self.tree, self.tree.edges
-        aim = Aim(int(tree.nodes.aim[node]))
-        if aim is Aim.CHANCE:
+        aim = int(tree.nodes.aim[node])
+        if aim == CHANCE:
             return int(rows[np.argmax(edges.chance[rows])])
         sign, child = mover_sign(aim), edges.child[rows]
         sure = tree.nodes.lower[child] if sign > 0 else -tree.nodes.upper[child]

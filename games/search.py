@@ -39,8 +39,8 @@ class Stopping:
     queries: states asked about, >= 1.
     iterations: of the search, >= 1.
     seconds: of wall time, > 0. The only setting that makes a result depend on the machine.
-    epsilon: in (0, 1]: stop after ceil(1/epsilon) iterations in which neither the best payoff nor
-        a proven bound improved, and the estimate moved by no more than epsilon of the payoffs' range.
+    epsilon: in (0, 1]: stop after ceil(1/epsilon) iterations in which no better play was found, and neither the
+        estimate nor a proven bound moved by more than epsilon of the payoffs' range.
     """
 
     queries: int | None = None
@@ -143,7 +143,7 @@ class Watch(Generic[S]):
     curve: list[Point] = field(default_factory=list)
     answers: dict[S, Evaluation] = field(default_factory=dict)
     _started: float = 0.0
-    _reference: float = math.nan
+    _reference: tuple[float, float, float] = (0.0, 0.0, 0.0)
     _improved: int = 0
 
     def __post_init__(self) -> None:
@@ -182,9 +182,10 @@ class Watch(Generic[S]):
             best,
         ):
             return
-        proven = last is None or (last.lower, last.upper, last.best) != (lower, upper, best)
-        if proven or abs(value - self._reference) > (self.stopping.epsilon or 0.0) * span:
-            self._improved, self._reference = self.iterations, value
+        now = (value, lower, upper)
+        moved = max(abs(new - old) for new, old in zip(now, self._reference, strict=True))
+        if last is None or last.best != best or moved > (self.stopping.epsilon or 0.0) * span:
+            self._improved, self._reference = self.iterations, now
         self.curve.append(Point(self.queries, self.iterations, value, lower, upper, best))
 
     def reason(self) -> Stop | None:

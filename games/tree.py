@@ -17,7 +17,7 @@ from typing import Any, Generic
 import numpy as np
 from numpy.typing import NDArray
 
-from games.game import Aim, Evaluation, Game, GameError, Kind, M, Player, S, mover_sign
+from games.game import CHANCE, MAXIMISE, Evaluation, Game, GameError, Kind, M, Player, S, mover_sign
 
 UNKNOWN = -1
 SHRINK = 2.0  # tries at which a mean counts half: few tries make lucky means
@@ -202,8 +202,8 @@ class Tree(Generic[S, M]):
         tried = child != UNKNOWN
         lower = np.where(tried, nodes.lower[child], nodes.floor[node])
         upper = np.where(tried, nodes.upper[child], nodes.ceiling[node])
-        aim = nodes.aim[node]
-        if aim == Aim.CHANCE:
+        aim = int(nodes.aim[node])
+        if aim == CHANCE:
             chance = self.edges.chance[span]
             low = chance @ lower
             high = low + chance @ (upper - lower)  # exactly `low` once every child is solved
@@ -211,8 +211,8 @@ class Tree(Generic[S, M]):
             guess = (nodes.own[node] + known.sum()) / (1 + len(known))  # of moves that were not drawn yet
             value = float(chance @ np.where(tried, nodes.value[child], guess))
         else:
-            low, high = (lower.max(), upper.max()) if aim == Aim.MAXIMISE else (lower.min(), upper.min())
-            value = self._best_mean(node, mover_sign(Aim(int(aim))))
+            low, high = (lower.max(), upper.max()) if aim == MAXIMISE else (lower.min(), upper.min())
+            value = self._best_mean(node, mover_sign(aim))
         nodes.upper[node] = min(nodes.upper[node], high)
         nodes.lower[node] = min(max(nodes.lower[node], low), nodes.upper[node])
         nodes.value[node] = min(max(value, nodes.lower[node]), nodes.upper[node])

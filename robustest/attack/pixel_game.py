@@ -194,7 +194,7 @@ class PixelGame:
         return self.least / payoff if payoff > 0 else None
 
     def lipschitz_bound(self, constant: float) -> Callable[[Turn, Evaluation], float]:
-        """An admissible bound on payoffs for `games.best_first`, from a proven Lipschitz constant of the margin.
+        """An admissible bound on payoffs for `games.a_star`, from a proven Lipschitz constant of the margin.
 
         From an image with margin m no image within m / constant is misclassified, and plays only move away from
         the unchanged image: so severities add up as the norm says.

@@ -18,6 +18,7 @@ from robustest.attack.search_palette import Palette
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float32]
 
+_PERIOD = 2  # of the strides that convolutions commonly begin with
 _NEVER = np.float32(-1e30)
 _POOL = (
     1 << 15
@@ -67,12 +68,19 @@ class Beliefs:
         self._region = np.zeros(self.cells, np.int64)
         self._region[self.cell_of_pixel] = regions
         self._regions = int(regions.max()) + 1
+        self._phase = np.zeros(self.cells, np.int64)
+        self._phase[self.cell_of_pixel] = (rows % _PERIOD) * _PERIOD + columns % _PERIOD
+        self._energy = np.full(_PERIOD**2, 0.0)
+        self._expected = np.full(_PERIOD**2, 0.0)
+        self._factor = np.ones(_PERIOD**2, np.float32)
         self._told = np.zeros((colours, self._regions))
         self._heard = np.zeros((colours, self._regions))
         steps = np.arange(-radius, radius + 1)
         down, right = (axis.ravel() for axis in np.meshgrid(steps, steps, indexing="ij"))
-        self._offsets: Ints = down * self.across + right
-        self._near: Floats = np.exp(-np.hypot(down, right) / reach).astype(np.float32)
+        self._around: Ints = down * self.across + right
+        close = np.abs(down) + np.abs(right) <= radius
+        self._offsets: Ints = self._around[close]
+        self._near: Floats = np.exp(-np.hypot(down, right)[close] / reach).astype(np.float32)
         self._gain = np.zeros(colours * self.cells, np.float32)
         self._share = np.zeros(colours * self.cells, np.float32)
         self._pool = np.abs(rng.standard_normal(_POOL + colours * self.cells, dtype=np.float32))
@@ -81,11 +89,11 @@ class Beliefs:
     @property
     def scale(self) -> float:
         """Margins per unit of `deviation`: the root mean square of what was not foreseen."""
-        return float(np.sqrt(self._surprise / self._count)) if self._count else 1.0
+        return float(np.sqrt(self._surprise / self._count)) if self._surprise > 0 else 1.0
 
     def neighbours(self, cells: Ints) -> Ints:
         """(N, K) cells around each cell, itself included; some may lie on the rim."""
-        return cells[:, None] + self._offsets
+        return cells[:, None] + self._around
 
     def learn(self, cells: Ints, colours: Ints, drops: NDArray[np.float64], *, noise: float = 0.02) -> None:
         """Take in the drops in margin (N,) that N single edits brought.
@@ -99,7 +107,7 @@ class Beliefs:
         surprise = drops - self.mean[colours, cells]
         self._surprise += float((surprise**2 / total).sum())
         self._count += len(drops)
-        around = self.neighbours(cells)
+        around = cells[:, None] + self._offsets
         angles = np.einsum("vnkc,nc->vnk", self._angle[:, around], self._angle[colours, cells])
         correlation = self._near * (self._floor + (1 - self._floor) * np.maximum(angles, 0))
         places = (np.arange(self.colours)[:, None, None] * self.cells + around).ravel()
@@ -129,6 +137,25 @@ class Beliefs:
         self.mean += (unknown * self.size * common[:, self._region]).astype(np.float32)
         told[:] = 0
         heard[:] = 0
+
+    def tune(self, cells: Ints, colours: Ints, drops: NDArray[np.float64]) -> None:
+        """Learn how much the pixels of each phase of the grid matter: a first layer with a stride looks at some more than at others.
+
+        Args:
+            cells, colours, drops: (N,) single edits of the clean image and what they brought.
+        """
+        phases = self._phase[cells]
+        size = np.square(self.size[colours, cells] / self._factor[phases])
+        self._energy += np.bincount(phases, drops**2, _PERIOD**2)
+        self._expected += np.bincount(phases, size, _PERIOD**2)
+        mean = self._energy.sum() / self._expected.sum()
+        some = 4 * size.mean()  # as if four edits of every phase had been ordinary
+        share = (self._energy + some * mean) / ((self._expected + some) * mean + 1e-30)
+        factor = np.sqrt(np.clip(share, 0.01, 4)).astype(np.float32)
+        change = (factor / self._factor)[self._phase]
+        self.deviation *= change
+        self.size *= change
+        self._factor = factor
 
     def forget(self, share: float) -> None:
         """Let deviations grow back towards their prior, because the state around has changed."""

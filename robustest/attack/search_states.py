@@ -62,6 +62,15 @@ class Batch:
             offsets,
         )
 
+    def joined(self, other: Batch, count: int) -> Batch:
+        """These states and the first `count` of the other's."""
+        offsets = other.offsets[: count + 1]
+        return Batch(
+            np.concatenate([self.cells, other.cells[: offsets[-1]]]),
+            np.concatenate([self.colours, other.colours[: offsets[-1]]]),
+            np.concatenate([self.offsets, offsets[1:] + self.offsets[-1]]),
+        )
+
     @staticmethod
     def square(cells: Ints, colours: Ints) -> Batch:
         """N states of k edits each, from (N, k) arrays."""

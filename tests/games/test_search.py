@@ -52,7 +52,7 @@ def test_the_best_is_the_largest_payoff_that_reached_the_goal():
 
 def test_convergence_waits_for_bounds_best_and_value_alike():
     watch = Watch(Stopping(epsilon=0.25))
-    steps = [(0.5, 0.0, 1.0), (0.6, 0.0, 1.0), (0.9, 0.0, 1.0), (0.9, 0.1, 1.0), (0.8, 0.1, 1.0)]
+    steps = [(0.5, 0.0, 1.0), (0.6, 0.0, 1.0), (0.9, 0.0, 1.0), (0.9, 0.3, 1.0), (0.8, 0.3, 0.9)]
     reasons = []
     for iteration, (value, lower, upper) in zip((0, 3, 4, 7, 11), steps, strict=True):
         watch.iterations = iteration
