@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from robustest.bounds.centred import CentredBounds
-from robustest.bounds.decision import Decision
+from robustest.bounds.decision import Answer, Decision
 from robustest.bounds.region import Region
 from robustest.bounds.sparse_attack import few_pixel_witness
 from robustest.bounds.witness import Scorer
@@ -32,25 +32,6 @@ from robustest.errors import InvalidSetting
 L0Norm = Literal["l0", "l0_dims"]
 _HOT = 0.6
 """Share of a group's influence that its hot part takes when it is cut."""
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What a branch and bound found.
-
-    witness: (H, W, C) float32, misclassified as scored by the classifier itself; or None.
-    nodes: bounded so far. open: still waiting. lowest: the least bound among those; None where none is left.
-    seconds: CPU seconds of this thread.
-    tree: the splits, as plain values for a certificate, where they were asked for and the region was proved.
-    """
-
-    decision: Decision
-    witness: NDArray[np.float32] | None
-    nodes: int
-    open: int
-    lowest: float | None
-    seconds: float
-    tree: dict[str, Any] | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
