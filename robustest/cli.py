@@ -46,7 +46,13 @@ def _app(chosen: str) -> Any:
     """All commands by their line; the chosen one by its own docstring, which imports its module."""
     from cyclopts import App
 
-    app = App(name="robustest", version=__version__, help=_ABOUT, help_format="plaintext")
+    app = App(
+        name="robustest",
+        version=__version__,
+        help=_ABOUT,
+        help_format="plaintext",
+        suppress_keyboard_interrupt=False,
+    )
     for name, (where, line) in COMMANDS.items():
         if name == chosen:
             app.command(where, name=name)

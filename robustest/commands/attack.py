@@ -73,7 +73,7 @@ def _tell(picture: Picture, result: AttackResult) -> None:
     from robustest.report.pictures import eight_bits
     from robustest.report.terminal import draw
 
-    print(f"{picture.name}: {result.verdict.value}. {result.reason or result.verdict.sentence}")
+    print(f"{picture.name}: {result.verdict.value}: {result.reason or result.verdict.sentence}")
     if result.image is None or result.edits is None or result.predicted is None:
         if result.margin is not None:
             print(f"{result.queries} queries; the smallest margin seen was {result.margin:.4g}.")

@@ -32,25 +32,24 @@ def compare(
 ) -> int:
     """Run several attacks on the same correctly classified images at the same budget, and compare them in pairs.
 
-    Parameters
-    ----------
-    model: ONNX file, module:callable, or the URL of a served model.
-    images: folder or .npz file.
-    attacks: names separated by commas. Black box with scores: game, sparse-rs, brusle, random-corners, one-pixel, greedy,
-        one-scan; with the label alone: pointwise, sparse-evo; with gradients: jsma, jsma-z, jsma-f, cw-l0, sigma-zero,
-        fmn-l0, sparsefool, torchattacks.NAME. sparse-rs@5/10 runs with 5 and with 10 pixels, a whole budget each;
-        greedy:50000 has a budget of its own.
-    queries: images each attack may score for each image tested.
-    number: how many images, the first ones that the model gets right.
-    pixels: numbers of pixels that success is reported at.
-    seed: of every random stream.
-    target: class to be reached; any other than the image's own if not given.
-    values: colours a pixel may take, for our own search.
-    norm: distance our own search makes small.
-    output: folder for comparison.json, adversarial.npz and comparison.html; nothing is written if not given.
-    input: TOML file with the input spec.
-    device: of a torch module, such as cuda:0.
-    threads: of an ONNX model's own arithmetic; all cores if not given.
+    Args:
+        model: ONNX file, module:callable, or the URL of a served model.
+        images: folder or .npz file.
+        attacks: names separated by commas. Black box with scores: game, sparse-rs, brusle, random-corners, one-pixel, greedy,
+            one-scan; with the label alone: pointwise, sparse-evo; with gradients: jsma, jsma-z, jsma-f, cw-l0, sigma-zero,
+            fmn-l0, sparsefool, torchattacks.NAME. sparse-rs@5/10 runs with 5 and with 10 pixels, a whole budget each;
+            greedy:50000 has a budget of its own.
+        queries: images each attack may score for each image tested.
+        number: how many images, the first ones that the model gets right.
+        pixels: numbers of pixels that success is reported at.
+        seed: of every random stream.
+        target: class to be reached; any other than the image's own if not given.
+        values: colours a pixel may take, for our own search.
+        norm: distance our own search makes small.
+        output: folder for comparison.json, adversarial.npz and comparison.html; nothing is written if not given.
+        input: TOML file with the input spec.
+        device: of a torch module, such as cuda:0.
+        threads: of an ONNX model's own arithmetic; all cores if not given.
     """
     from robustest.baselines.compare import parse_attacks, run_comparison
     from robustest.baselines.files import parse_pixels, write_adversarials, write_json

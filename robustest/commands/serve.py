@@ -17,14 +17,13 @@ def serve(
 ) -> int:
     """Serve a model over the Open Inference Protocol (HTTP, binary tensors and JSON), to try things.
 
-    Parameters
-    ----------
-    model: ONNX file or module:callable.
-    host: address to listen on; 0.0.0.0 lets other machines in, unencrypted and without a login.
-    port: to listen on; 0 for any that is free.
-    name: of the model in its URL.
-    input: TOML file with the input spec.
-    threads: of an ONNX model's own arithmetic; all cores if not given.
+    Args:
+        model: ONNX file or module:callable.
+        host: address to listen on; 0.0.0.0 lets other machines in, unencrypted and without a login.
+        port: to listen on; 0 for any that is free.
+        name: of the model in its URL.
+        input: TOML file with the input spec.
+        threads: of an ONNX model's own arithmetic; all cores if not given.
     """
     from robustest.serving import InferenceServer, served_model
 
