@@ -31,6 +31,7 @@ _CORE = (
     "rich",
     "jinja2",
     "fastjsonschema",
+    "jsonschema",
     "urllib3",
     "filelock",
 )
