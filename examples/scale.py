@@ -117,7 +117,7 @@ def main() -> None:
         print(f"| at {done} images | status {waited:.2f} s | {memory:.0f} MB | largest worker |")
     seconds, _, said = timed("status", str(run))
     print(f"| status at the end | {seconds:.2f} s | | {said.splitlines()[0]} |")
-    code_line = "import sys, resource; from pathlib import Path; from robustest.audit.plan import load_plan; from robustest.audit.finish import finish_run; run = Path(sys.argv[1]); finish_run(run, load_plan(run)); print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1000)"
+    code_line = "import sys, resource; from pathlib import Path; from robustest.audit.plan import load_plan; from robustest.audit.finish import finish_run; run = Path(sys.argv[1]); finish_run(run, load_plan(run)); own = resource.getrusage(resource.RUSAGE_SELF); print(own.ru_maxrss // 1000, 'MB |', round(own.ru_utime + own.ru_stime, 1), 's of CPU')"
     begun = time.perf_counter()
     merged = subprocess.run([sys.executable, "-c", code_line, str(run)], check=True, capture_output=True, text=True)
     print(

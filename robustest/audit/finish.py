@@ -7,14 +7,17 @@ alone, so any process may finish a run, and two that do write the same bytes.
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 
-from robustest.audit.facts import Columns
+from robustest.audit.facts import Columns, DataFacts
 from robustest.audit.files import read_json, storage, write_json, writing
 from robustest.audit.images import StoredImages, open_images
 from robustest.audit.ledger import FILE, open_for_reading, read_records, read_saliency
@@ -61,7 +64,6 @@ def finish_run(run: Path, plan: Plan) -> AuditSummary:
             doubts=(*_doubts(plan, columns), *served_doubts(run)),
             path=run / RESULT,
         )
-        _write_pictures(run, plan, images)
         _write_saliency(run, plan)
         _write_timing(run, plan)
         _write_result(run, plan, images, summary)
@@ -128,20 +130,36 @@ def _doubts(plan: Plan, columns: Columns) -> tuple[str, ...]:
 
 
 def _write_result(run: Path, plan: Plan, images: StoredImages, summary: AuditSummary) -> None:
+    """The pictures and `result.json`, in one pass; the result takes its name last, when all the rest is there."""
     header = header_json(summary)
     check_result({**header, "images": [_PLACEHOLDER]}, RESULT)
     text = json.dumps(header, indent=1, allow_nan=False)
-    width, count = plan.data.shape[1], plan.data.count
-    with writing(run / RESULT) as handle:
+    with _pictures(run) as folder, writing(run / RESULT) as handle:
         handle.write(f'{text.rstrip().removesuffix("}").rstrip()},\n "images": [\n'.encode())
         for record in _records(run, plan, images):
             if record.sha256 != images.sha256(record.index) or record.label != int(images.labels[record.index]):
                 raise RunConflict(f"the ledger's row of image {record.index} is about another image than the run's.")
-            entry = to_json(record, width)
-            check_entry(entry, f"image {record.index}")
-            comma = "," if record.index + 1 < count else ""
+            entry = _checked(record, plan.data)
+            comma = "," if record.index + 1 < plan.data.count else ""
             handle.write(f"  {json.dumps(entry, allow_nan=False)}{comma}\n".encode())
+            if record.pixels is not None:
+                _write_picture(folder, record, np.asarray(images.pixels[record.index]))
         handle.write(b" ]\n}\n")
+
+
+def _checked(record: ImageRecord, data: DataFacts) -> dict[str, Any]:
+    """A record's entry, checked against the schema; its edits, which are all of one form, by their extremes."""
+    height, width, _ = data.shape
+    entry = to_json(record, width)
+    edits = entry["edits"]
+    if edits and record.pixels is not None and record.values is not None:
+        inside = record.pixels.min() >= 0 and record.pixels.max() < height * width
+        if not inside or record.values.min() < 0 or record.values.max() > (255 if data.eight_bit else 1):
+            raise RunConflict(f"the ledger's row of image {record.index} has edits outside the image. It is damaged.")
+        check_entry({**entry, "edits": edits[:1]}, f"image {record.index}")
+    else:
+        check_entry(entry, f"image {record.index}")
+    return entry
 
 
 _PLACEHOLDER: dict[str, Any] = to_json(
@@ -149,22 +167,29 @@ _PLACEHOLDER: dict[str, Any] = to_json(
 )
 
 
-def _write_pictures(run: Path, plan: Plan, images: StoredImages) -> None:
-    """The adversarial images: PNG, and `.npy` for images that are not 8-bit, where the PNG is only a picture of it."""
-    folder = run / "adversarial"
-    folder.mkdir(exist_ok=True)
-    for record in _records(run, plan, images):
-        if record.pixels is None:
-            continue
-        image: Values = record.adversarial(np.asarray(images.pixels[record.index]))
-        stem = f"{record.index:06d}"
-        if image.dtype != np.uint8:
-            with writing(folder / f"{stem}.npy", sync=False) as handle:
-                np.save(handle, image, allow_pickle=False)
-        eight_bit = image if image.dtype == np.uint8 else as_eight_bit(image.astype(np.float32))
-        _, data = cv2.imencode(".png", np.ascontiguousarray(eight_bit[..., ::-1]))
-        with writing(folder / f"{stem}.png", sync=False) as handle:
-            handle.write(data.tobytes())
+@contextmanager
+def _pictures(run: Path) -> Iterator[Path]:
+    """A folder for the adversarial images, which takes its name when all are in it."""
+    folder = run / f".adversarial.{os.getpid()}.{os.urandom(4).hex()}.tmp"
+    folder.mkdir()
+    try:
+        yield folder
+        if not (run / "adversarial").exists():
+            with suppress(FileExistsError):  # another process that finishes the same run was faster
+                folder.rename(run / "adversarial")
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _write_picture(folder: Path, record: ImageRecord, clean: Values) -> None:
+    """An adversarial image: PNG, and `.npy` where it is not 8-bit, since the PNG then only is a picture of it."""
+    image = record.adversarial(clean)
+    stem = f"{record.index:06d}"
+    if image.dtype != np.uint8:
+        np.save(folder / f"{stem}.npy", image, allow_pickle=False)
+    eight_bit = image if image.dtype == np.uint8 else as_eight_bit(image.astype(np.float32))
+    _, data = cv2.imencode(".png", np.ascontiguousarray(eight_bit[..., ::-1]))
+    (folder / f"{stem}.png").write_bytes(data.tobytes())
 
 
 def _write_saliency(run: Path, plan: Plan) -> None:
