@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -19,15 +20,26 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from robustest.bounds.crown import Intervals, margin_bounds, margin_rows, propagate
+from robustest.bounds.branch import prove_region
+from robustest.bounds.centred import CentredBounds
+from robustest.bounds.crown import margin_bounds, margin_rows, propagate
 from robustest.bounds.graph import BoundGraph
 from robustest.bounds.guarantee import Bound, Bracket, Guarantee, Norm, Witness
-from robustest.bounds.jacobian import exact_scores, gradient_intervals, lipschitz_margins
+from robustest.bounds.jacobian import exact_scores, gradient_intervals
 from robustest.bounds.lipschitz import Lipschitz, eclipse_constant, product_constant
-from robustest.bounds.reading import graph_of
+from robustest.bounds.reading import graph_of, scorer_of
 from robustest.bounds.region import Region
 from robustest.bounds.rounding import OUTWARD, U32
-from robustest.bounds.witness import Scorer, find_witness, nearest_of, pull_back
+from robustest.bounds.sparse_branch import sparse_distance
+from robustest.bounds.witness import (
+    Scorer,
+    distance,
+    find_in_box,
+    find_witness,
+    nearest_of,
+    pull_back,
+    rescore,
+)
 from robustest.classifiers.spec import InputSpec
 from robustest.errors import InvalidImage, InvalidSetting
 from robustest.images import as_unit, check_images
@@ -35,8 +47,7 @@ from robustest.images import as_unit, check_images
 _TOLERANCE = 0.005
 """Relative width at which the search for a radius stops."""
 
-_MOST_PIXELS = 20
-"""Largest L0 radius tried at the root."""
+_COUNTS: tuple[Norm, ...] = ("l0", "l0_dims")
 
 
 class Checker:
@@ -54,6 +65,7 @@ class Checker:
         self.executed = executed
         exec_proof = executed and graph.unit >= U32
         self.guarantee = Guarantee.PROOF_EXEC if exec_proof else Guarantee.PROOF_REAL
+        self.centred = CentredBounds(graph, unit=None if executed else 0.0)
         self._constants: dict[str, list[Lipschitz]] = {}
 
     def constants(self, norm: Norm) -> list[Lipschitz]:
@@ -105,11 +117,26 @@ class Checker:
         uppers = {n: self._upper(image, label, n, (witnesses or {}).get(n, ())) for n in norms}
         point = torch.from_numpy(image).reshape(1, -1).double()
         lowers: dict[Norm, Bound | None] = {}
-        for done, norm in enumerate(norms):
-            left = (seconds - (time.thread_time() - begin)) / (len(norms) - done)
-            lowers[norm] = self._lower(point, label, norm, uppers[norm], left)
+        for norm in norms:
+            if norm not in _COUNTS:
+                lowers[norm] = self._radius(point, label, norm, uppers[norm])
+        waiting = [n for n in norms if n in _COUNTS or n == "linf"]
+        for done, norm in enumerate(waiting):
+            left = (seconds - (time.thread_time() - begin)) / (len(waiting) - done)
+            if norm in _COUNTS:
+                lowers[norm], uppers[norm] = self._count(image, label, norm, uppers[norm], left)
+            else:
+                lowers[norm], uppers[norm] = self._branch(image, label, lowers[norm], uppers[norm], left)
         _share(lowers)
+        uppers = {n: self._least(image, n, uppers) for n in norms}
         return {n: Bracket(n, lowers[n], uppers[n], _note(lowers[n], uppers[n])) for n in norms}
+
+    def _least(self, image: NDArray[np.float32], norm: Norm, found: Mapping[Norm, Witness | None]) -> Witness | None:
+        """The nearest in one norm of the witnesses found in any."""
+        others = [
+            replace(w, value=distance(w.image, image, norm)) for n, w in found.items() if w is not None and n != norm
+        ]
+        return nearest_of(found[norm], *others)
 
     def _checked(self, image: NDArray[np.float32], label: int) -> NDArray[np.float32]:
         array = np.ascontiguousarray(image, dtype=np.float32)
@@ -133,43 +160,39 @@ class Checker:
             found = nearest_of(found, find_witness(self.graph, self.scorer, image, label, norm, starts=given))
         return found
 
-    def margins(self, region: Region, label: int, known: Intervals | None = None) -> Tensor:
-        """(B, K - 1) lower bounds of the margins over each region: the better of CROWN and the interval Jacobian."""
-        with torch.no_grad():
-            crown = margin_bounds(self.graph, region, label, executed=self.executed, known=known)
-            labels = torch.full((region.batch,), label)
-            local = lipschitz_margins(self.graph, region, labels, crown.intervals)
-            return torch.maximum(crown.lower, local)
+    def margins(self, region: Region, label: int) -> Tensor:
+        """(B, K - 1) lower bounds of the margins over each region, by the cheap methods that suit its norm.
 
-    def _lower(self, point: Tensor, label: int, norm: Norm, upper: Witness | None, seconds: float) -> Bound | None:
+        Bounds centred on the image lead where a move reaches few neurons (L0, L1, L2); CROWN's lines in Linf.
+        """
+        with torch.no_grad():
+            crown = margin_bounds(self.graph, region, label, executed=self.executed) if region.norm != "l1" else None
+            if region.norm == "linf":
+                assert crown is not None
+                return crown.lower
+            known = None
+            if crown is not None:
+                ends = crown.intervals
+                known = {i: (ends.lower[i], ends.upper[i]) for i in range(len(self.graph.nodes))}
+            state = self.centred.analyse(region, known)
+            rows, _ = margin_rows(self.graph.n_classes, torch.tensor([label]))
+            centred = self.centred.bound(state, rows[0]).value
+            return centred if crown is None else torch.maximum(centred, crown.lower)
+
+    def _bound(self, value: float, method: str, begin: float) -> Bound:
+        seconds = time.thread_time() - begin
+        return Bound(value, self.guarantee, method, self.graph.assumptions, seconds=seconds)
+
+    def _radius(self, point: Tensor, label: int, norm: Norm, upper: Witness | None) -> Bound:
+        """The radius that global constants and one relaxation of the region prove."""
         begin = time.thread_time()
         channels = self.graph.input_shape[2]
-
-        def bound(value: float, method: str) -> Bound:
-            return Bound(
-                value,
-                self.guarantee,
-                method,
-                self.graph.assumptions,
-                seconds=time.thread_time() - begin,
-            )
-
-        if norm in ("l0", "l0_dims"):
-            limit = _MOST_PIXELS if upper is None else int(upper.value) - 1
-            proved = 0
-            for pixels in range(1, limit + 1):
-                region = Region.ball(point, norm, pixels, channels=channels)
-                if not bool((self.margins(region, label) > 0).all()):
-                    break
-                proved = pixels
-            # One more than was proved must change; 1 always must.
-            return bound(float(proved + 1), "CROWN and interval Jacobian")
         scores, error = exact_scores(self.graph, point)
-        best = bound(0.0, "score gap")
+        best = self._bound(0.0, "score gap", begin)
         for constant in self.constants(norm):
             value = constant.radius(scores[0], label, float(error.max()) + self.rounding / 2)
             if value > best.value:
-                best = bound(value, constant.method)
+                best = self._bound(value, constant.method, begin)
         top = upper.value if upper is not None else _diameter(point.shape[1], norm)
 
         def gap(eps: float) -> float:
@@ -180,8 +203,71 @@ class Checker:
         start = float(torch.cat([gaps[:label], gaps[label + 1 :]]).min())
         value = largest_radius(gap, top, start)
         if value > best.value:
-            best = bound(value, "CROWN and interval Jacobian")
+            best = self._bound(value, "CROWN" if norm == "linf" else "centred bounds and CROWN", begin)
         return best
+
+    def _count(
+        self, image: NDArray[np.float32], label: int, norm: Norm, upper: Witness | None, seconds: float
+    ) -> tuple[Bound, Witness | None]:
+        """How many pixels (or dimensions) must change, by branch and bound over groups of them."""
+        begin = time.thread_time()
+        assert norm == "l0" or norm == "l0_dims"
+        found = sparse_distance(
+            self.centred,
+            image,
+            label,
+            scorer=self.scorer,
+            norm=norm,
+            seconds=max(seconds, 0.0),
+            given=None if upper is None else upper.image,
+        )
+        if found.witness is not None:
+            mine = rescore(self.scorer, image, label, found.witness[None], norm, "few-pixel search")
+            upper = nearest_of(upper, mine)
+        return self._bound(float(found.lower), "branch and bound over pixel groups", begin), upper
+
+    def _branch(
+        self, image: NDArray[np.float32], label: int, lower: Bound | None, upper: Witness | None, seconds: float
+    ) -> tuple[Bound | None, Witness | None]:
+        """Raise a proven Linf radius by optimised slopes and branching over ReLUs, for the time there is."""
+        begin = time.thread_time()
+        point = torch.from_numpy(image).reshape(1, -1).double()
+        rng = np.random.default_rng(0)
+        assert lower is not None
+        best, high = lower, upper.value if upper is not None else 1.0
+        while True:
+            left = seconds - (time.thread_time() - begin)
+            if left <= 0.05 or best.value <= 0 or high - best.value <= 0.02 * high:
+                return best, upper
+            middle = best.value + 0.4 * (high - best.value)
+            region = Region.ball(point, "linf", middle, channels=self.graph.input_shape[2])
+
+            def attack(starts: Tensor, region: Region = region) -> NDArray[np.float32] | None:
+                return find_in_box(
+                    self.graph,
+                    self.scorer,
+                    region.lower[0],
+                    region.upper[0],
+                    label,
+                    rng=rng,
+                    restarts=1,
+                    steps=30,
+                    starts=starts,
+                )
+
+            answer = prove_region(
+                self.graph, region, label, seconds=min(left, seconds / 3), executed=self.executed, attack=attack
+            )
+            if answer.proved:
+                how = "CROWN with optimised slopes" if answer.domains <= 1 else "branch and bound over ReLUs"
+                best = self._bound(middle, how, begin)
+            elif answer.witness is not None:
+                upper = nearest_of(
+                    upper, pull_back(self.scorer, image, label, answer.witness[None], "linf", "branch and bound")
+                )
+                high = upper.value if upper is not None else middle
+            else:
+                high = middle
 
 
 def largest_radius(gap: Callable[[float], float], top: float, start: float, *, tolerance: float = _TOLERANCE) -> float:
@@ -261,6 +347,22 @@ def certify(
     return checker.bracket(unit, label, norms=norms, seconds=seconds, witnesses=witnesses)
 
 
+def certify_many(
+    classifier: Any,
+    images: NDArray[np.float32] | NDArray[np.uint8],
+    labels: Sequence[int],
+    *,
+    norms: Sequence[Norm] = ("l0", "l1", "l2", "linf"),
+    seconds: float = 10.0,
+    spec: InputSpec | None = None,
+) -> Iterator[dict[Norm, Bracket]]:
+    """Brackets of (N, H, W, C) images, each as soon as it is done; `seconds` are for each image."""
+    units = as_unit(check_images(np.asarray(images), argument="images"))
+    checker = checker_of(classifier, image_shape=units.shape[1:], spec=spec)
+    for image, label in zip(units, labels, strict=True):
+        yield checker.bracket(image, int(label), norms=norms, seconds=seconds)
+
+
 def checker_of(
     classifier: Any, *, image_shape: tuple[int, ...], spec: InputSpec | None = None, executed: bool = True
 ) -> Checker:
@@ -269,15 +371,5 @@ def checker_of(
         raise InvalidSetting(f"image_shape must be (H, W, C); got {image_shape}.")
     shape = (int(image_shape[0]), int(image_shape[1]), int(image_shape[2]))
     graph = graph_of(classifier, spec, image_shape=shape)
-    scorer: Scorer = classifier if callable(classifier) else _graph_scorer(graph)
-    if isinstance(classifier, torch.nn.Module):
-        scorer = _graph_scorer(graph)
+    scorer = scorer_of(classifier, spec)
     return Checker(graph, scorer, executed=executed)
-
-
-def _graph_scorer(graph: BoundGraph) -> Scorer:
-    def scores(images: NDArray[np.float32]) -> NDArray[np.floating[Any]]:
-        with torch.no_grad():
-            return np.asarray(graph.forward(torch.from_numpy(images)).numpy())
-
-    return scores

@@ -62,6 +62,19 @@ def graph_of(source: Any, spec: InputSpec | None = None, *, image_shape: ImageSh
     )
 
 
+def scorer_of(source: Any, spec: InputSpec | None = None) -> Scorer:
+    """What scores images (N, H, W, C) as float32: the classifier itself, or one made of a file or a module."""
+    from robustest.classifiers.onnx_file import OnnxClassifier
+    from robustest.classifiers.torch_module import TorchClassifier
+
+    if isinstance(source, str | Path):
+        return OnnxClassifier(source, spec)
+    if isinstance(source, torch.nn.Module):
+        return TorchClassifier(source, spec)
+    scorer: Scorer = source
+    return scorer
+
+
 def _whole_shape(shape: tuple[int | None, ...], source: str) -> ImageShape:
     if any(side is None for side in shape):
         raise InvalidSpec(f"image_shape must be given for {source}: its file leaves it open ({shape}).")

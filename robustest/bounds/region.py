@@ -241,7 +241,7 @@ class Region:
         """(B, R) sum of the most negative gains that the budgets allow; gains (B, R, n), each <= 0."""
         assert self.group is not None and self.budget is not None
         if self.unit > 1:
-            gains = gains.unflatten(-1, (-1, self.unit)).sum(-1)
+            gains = gains.reshape(*gains.shape[:2], -1, self.unit).sum(-1)
         total = gains.new_zeros(gains.shape[:2])
         for g in range(self.budget.shape[1]):
             most = min(int(self.budget[:, g].max()), gains.shape[-1])
@@ -321,7 +321,7 @@ class Region:
     def _chosen(self, gains: Tensor) -> Tensor:
         """(B, R, U) bool, the units whose gains the budgets allow."""
         assert self.group is not None and self.budget is not None
-        gains = gains.unflatten(-1, (-1, self.unit)).sum(-1)
+        gains = gains.reshape(*gains.shape[:2], -1, self.unit).sum(-1)
         chosen = torch.zeros_like(gains, dtype=torch.bool)
         for g in range(self.budget.shape[1]):
             most = min(int(self.budget[:, g].max()), gains.shape[-1])
