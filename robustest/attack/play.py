@@ -16,13 +16,14 @@ from typing import Any, Literal, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from games.game import Evaluation, Kind, Player
+from games.game import Evaluation, Kind, Outcome, Player
 from games.monte_carlo import MctsSettings, mcts
-from games.search import SearchResult, Stop, Stopping, Watch
+from games.search import SearchResult, Stopping, Watch
 from games.select import puct
 from robustest.attack.driver import replay
 from robustest.attack.pixel_features import PixelFeatures, effect_features, partition_features, sift_features
 from robustest.attack.pixel_game import Change, Move, Pick, PixelGame, PixelRules, Turn
+from robustest.attack.play_values import KindResult, told
 from robustest.attack.task import Task
 from robustest.classifiers.batching import choose_batch
 from robustest.classifiers.classifier import Classifier, check_fit, classes_of, margins_of
@@ -95,49 +96,6 @@ class PlaySettings:
     def rules(self) -> PixelRules:
         """The rules of the game."""
         return PixelRules(norm=self.norm, radius=self.radius, tau=self.tau, change=self.change, once=self.once)
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """One turn of a play: player I picked `feature`, player II `pixel`, moved by `directions` (one a channel)."""
-
-    feature: int
-    pixel: int | None
-    directions: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """What was known after so many queries: severities, None where the play is not forced within the ball."""
-
-    queries: int
-    estimate: float | None
-    least: float | None
-    most: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class KindResult:
-    """The value of one kind of game on one image, as severities.
-
-    severity: the value: exact where `exact`, else an estimate; None: cannot be forced within the radius.
-    least, most: proven bounds on it; `least` None: proven that it cannot be forced; `most` None: not proven that it can.
-    words: what may be said of it.
-    """
-
-    kind: Kind
-    severity: float | None
-    least: float | None
-    most: float | None
-    exact: bool
-    words: str
-    stop: Stop
-    queries: int
-    iterations: int
-    nodes: int
-    line: tuple[Step, ...]
-    branch: tuple[Step, ...]
-    curve: tuple[Progress, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,6 +179,8 @@ class _Player:
             self.answers[Turn(frozenset())] = game.judge(Turn(frozenset()), clean)
             for name in self.settings.kinds:
                 results[Kind(name)] = self._search(game, Kind(name))
+        found = [result.best for result in results.values() if result.best is not None]
+        best = max(found, key=lambda outcome: outcome.payoff, default=None)
         before = features.distribution(self.image.shape[0] * self.image.shape[1])
         after = _learned(before, list(results.values()))
         size = self.image.shape[:2]
@@ -229,8 +189,8 @@ class _Player:
             label=self.label,
             predicted=predicted,
             settings=self.settings,
-            games=tuple(_told(game, result) for result in results.values()),
-            attack=self._attack(game, predicted, list(results.values())),
+            games=tuple(told(game, result, best) for result in results.values()),
+            attack=self._attack(game, predicted, best),
             saliency=SaliencyChange(before.reshape(size), after.reshape(size)),
             features=features,
             keypoints=saliency.features,
@@ -295,7 +255,7 @@ class _Player:
         count = len(scores)
         return margins_of(scores, np.full(count, self.label), np.full(count, aim), self.classifier.info.output)
 
-    def _attack(self, game: PixelGame, predicted: int, results: Sequence[SearchResult[Turn, Move]]) -> AttackResult:
+    def _attack(self, game: PixelGame, predicted: int, best: Outcome[Turn] | None) -> AttackResult:
         """The best adversarial image of all games, rendered and scored once more."""
         chosen = self.settings
         common = AttackResult(
@@ -310,13 +270,11 @@ class _Player:
             queries=self.queries,
             decision_only=self.decision_only,
         )
-        if not results:
+        if predicted != self.label:
             reason = f"the classifier answers {predicted} for the unchanged image, not {self.label}"
             return replace(common, verdict=Verdict.EXCLUDED, reason=reason)
-        found = [result.best for result in results if result.best is not None]
-        if not found:
+        if best is None:
             return common
-        best = max(found, key=lambda outcome: outcome.payoff).state
         task = Task(
             image=self.image,
             eight_bit=self.eight_bit,
@@ -326,7 +284,7 @@ class _Player:
             clean_margin=game.clean_margin,
             settings=AttackSettings(queries=chosen.queries, seed=chosen.seed, norm=chosen.norm, target=chosen.target),
         )
-        return replay(self.classifier, common, task, game.edits([best]), minimal=False)
+        return replay(self.classifier, common, task, game.edits([best.state]), minimal=False)
 
 
 def _whole(distribution: NDArray[np.float64]) -> PixelFeatures:
@@ -352,67 +310,3 @@ def _learned(before: NDArray[np.float64], results: Sequence[SearchResult[Turn, M
         return before
     after = before * (totals + _PRIOR_TRIES * mean) / (tries + _PRIOR_TRIES) / mean
     return np.asarray(after / after.sum())
-
-
-def _told(game: PixelGame, result: SearchResult[Turn, Move]) -> KindResult:
-    """A search's result in severities and words."""
-    least, most = game.severity_of(result.upper), game.severity_of(result.lower)
-    estimate = game.severity_of(result.value)
-    forced = result.value >= game.payoff(game.rules.radius) * (1 - 1e-9) or result.kind is Kind.NATURE
-    severity = estimate if result.exact or forced else None
-    curve = tuple(
-        Progress(p.queries, game.severity_of(p.value), game.severity_of(p.upper), game.severity_of(p.lower))
-        for p in result.curve
-    )
-    return KindResult(
-        kind=result.kind,
-        severity=severity,
-        least=least,
-        most=most,
-        exact=result.exact,
-        words=_words(game.rules, result, severity, least, most),
-        stop=result.stop,
-        queries=result.queries,
-        iterations=result.iterations,
-        nodes=result.nodes,
-        line=_steps(game, result.line),
-        branch=_steps(game, result.branch),
-        curve=curve,
-    )
-
-
-def _words(
-    rules: PixelRules,
-    result: SearchResult[Turn, Move],
-    severity: float | None,
-    least: float | None,
-    most: float | None,
-) -> str:
-    """What may be said of a value, and no more."""
-    ball = f"within {rules.radius:g} ({rules.norm})"
-    if result.exact:
-        if severity is None:
-            return f"cannot be forced {ball}: exact on this grid"
-        return f"{severity:.4g}, exact on this grid"
-    lower = f"proven at least {least:.4g}" if least is not None else f"proven not to be forced {ball}"
-    if most is not None and result.kind is Kind.COOPERATOR:
-        return f"at most {most:.4g}: found and shown; {lower}"
-    upper = f", at most {most:.4g}" if most is not None else ""
-    if severity is None:
-        if result.kind is Kind.COOPERATOR:
-            return f"nothing found {ball}; {lower}"
-        return f"estimate: cannot be forced {ball}; {lower}"
-    return f"estimate {severity:.4g}; {lower}{upper}"
-
-
-def _steps(game: PixelGame, moves: Sequence[Move]) -> tuple[Step, ...]:
-    """Moves in pairs: a feature, and the pixel picked in it."""
-    steps = []
-    for at in range(0, len(moves), 2):
-        feature, pick = moves[at], moves[at + 1] if at + 1 < len(moves) else None
-        assert not isinstance(feature, Pick)
-        if isinstance(pick, Pick):
-            steps.append(Step(feature, pick.pixel, game.instructions[pick.instruction]))
-        else:
-            steps.append(Step(feature, None))
-    return tuple(steps)

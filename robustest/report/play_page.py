@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from games.game import Kind
-from robustest.attack.play import KindResult, PlayResult, Progress, Step
+from robustest.attack.play import PlayResult
+from robustest.attack.play_values import KindResult, Progress, Step
 from robustest.report.charts import Chart, Line, line_chart
 from robustest.report.files import write_text
 from robustest.report.pictures import eight_bits, pictures_of
@@ -251,7 +252,7 @@ def _chart(game: KindResult, result: PlayResult) -> Chart | None:
         return None
     points = _thinned(game.curve)
     points.append(replace(points[-1], queries=game.queries))
-    top = 1.1 * max(result.settings.radius, points[-1].estimate or 0.0)
+    top = 1.1 * max(result.settings.radius, (points[-1].estimate or 0.0) if game.kind is Kind.NATURE else 0.0)
     first = points[0].queries
     line = Line(
         name=game.kind.value,

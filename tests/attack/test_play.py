@@ -1,5 +1,7 @@
 """Playing the game on one image: values with known answers, words that claim no more, and the published digit."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -67,6 +69,16 @@ def test_the_best_play_is_rendered_and_scored_again():
     attack = result.attack
     assert (attack.verdict, attack.predicted, attack.l0_pixels, attack.checks) == (Verdict.FLIPPED, 1, 2, 1)
     assert margins(attack.image[None])[0] < 0
+
+
+def test_what_any_game_finds_bounds_the_cooperators_value():
+    settings = PlaySettings(radius=4, queries=15, kinds=("cooperator", "nature"))
+    for seed in range(6):
+        result = play_image(two_classes(margins), IMAGE, 0, replace(settings, seed=seed))
+        friendly = result.games[0]
+        assert (friendly.most is not None) == result.attack.flipped
+        if result.attack.flipped:
+            assert friendly.most == result.attack.l0_pixels == len(friendly.line)
 
 
 def test_no_image_is_scored_twice_and_none_beyond_the_budget():
