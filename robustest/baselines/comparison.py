@@ -151,7 +151,7 @@ class Comparison:
         curve = []
         for column, count in enumerate(counts.tolist()):
             median = float(np.quantile(best[:, column], 0.5, method="inverted_cdf")) if len(best) else np.inf
-            flips = int((best[:, column] <= limit).sum())
+            flips = int((np.isfinite(best[:, column]) & (best[:, column] <= limit)).sum())
             curve.append(
                 CurvePoint(
                     queries=count,
