@@ -9,6 +9,7 @@ from __future__ import annotations
 import email.utils
 import math
 import socket
+import ssl
 import threading
 import time
 import urllib.request
@@ -247,12 +248,11 @@ def _through(proxy: str, common: dict[str, Any]) -> urllib3.PoolManager:
 
 
 def _check_certificates(path: str) -> None:
-    import ssl
-
     try:
         ssl.create_default_context(cafile=path)
     except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else "it holds no certificates in PEM"
+        missing = isinstance(error, OSError) and not isinstance(error, ssl.SSLError)
+        reason = error.strerror if missing else "it holds no certificates in PEM"
         raise InvalidSetting(f"[server] ca_file {path!r} cannot be used: {reason}.") from None
 
 

@@ -118,9 +118,9 @@ def tensor_of_list(data: Any, datatype: Any, shape: Any) -> NDArray[Any]:
         values = np.asarray(data)
         if values.dtype.kind not in "fiu" or values.size != _size(sides):
             raise ValueError(f"{values.size} values of kind {values.dtype} came for the shape {list(sides)}")
-        with np.errstate(over="ignore"):
+        with np.errstate(over="ignore", invalid="raise"):
             return values.astype(dtype).reshape(sides)
-    except (ValueError, TypeError, OverflowError) as error:
+    except (ValueError, TypeError, OverflowError, FloatingPointError) as error:
         raise GarbledError(f"an output's data are no array of numbers: {short(str(error))}") from None
 
 
