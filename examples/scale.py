@@ -40,12 +40,10 @@ def make_images(path: Path, count: int) -> None:
     """Random images with the model's own labels, as an .npz."""
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, size=(count, SIDE, SIDE, 1), dtype=np.uint8)
-    labels = np.concatenate(
-        [
-            scores(images[start : start + 4096].astype(np.float32) / 255).argmax(axis=1)
-            for start in range(0, count, 4096)
-        ]
-    )
+    labels = np.zeros(count, np.int64)
+    for start in range(0, count, 4096):
+        part: NDArray[np.float32] = np.asarray(images[start : start + 4096] / 255, dtype=np.float32)
+        labels[start : start + 4096] = scores(part).argmax(axis=1)
     np.savez(path, images=images, labels=labels)
 
 

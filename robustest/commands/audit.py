@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Annotated
 
@@ -32,10 +33,14 @@ def audit(
     attack: AttackFlags = AS_USUAL,
     spec: ModelFlags = AS_FOUND,
     workers: int = 1,
-    devices: Annotated[tuple[str, ...], Parameter(name=["--devices", "--device"], negative="")] = (),
+    devices: Annotated[
+        tuple[str, ...], Parameter(name=["--devices", "--device"], negative="", show_default=False)
+    ] = (),
     require: Annotated[tuple[str, ...], ONE_WAY] = (),
     format: Format = "human",
     durable: Annotated[bool, ONE_WAY] = False,
+    certify: str | None = None,
+    certify_seconds: float = 10.0,
 ) -> int:
     """Audit a model on a set of images: how few pixels flip it?
 
@@ -55,6 +60,8 @@ def audit(
         require: at least this share must survive this distance, as distance:share; 3:0.6 asks that 60 % survive 3 pixels. Exits with 0 if it was shown at 95 % confidence, 1 if refuted, 3 if neither.
         format: what is printed: for people (human), the totals as json, github annotations, or the path of a junit file.
         durable: also survive a loss of power, at the cost of a disk flush for every image.
+        certify: norms such as l0,linf in which a distance is to be proven for each image, after the attack; the report then shows both. See `robustest certify`, which this runs with the same folder.
+        certify_seconds: CPU time an image for the proofs, for all norms together.
     """
     from robustest.audit.progress import progress_bar
     from robustest.audit.run import check_call, run_audit
@@ -93,4 +100,20 @@ def audit(
             if (out / "result.json").is_file():
                 deliver(load_summary(out), format)
             raise
+        if certify is not None:
+            _certify(certify, certify_seconds, model, images, summary.data.count, spec, out)
         return deliver(summary.requiring(required), format)
+
+
+def _certify(norms: str, seconds: float, model: str, images: Path, count: int, spec: ModelFlags, out: Path) -> None:
+    """Have the audited images certified into the run folder, unless they are; what is said goes to standard error."""
+    from robustest.commands.certify import certify
+
+    if (out / "certify.json").is_file():
+        print(
+            f"robustest: {out / 'certify.json'} is there already and is kept; remove it to prove again.",
+            file=sys.stderr,
+        )
+        return
+    with redirect_stdout(sys.stderr):
+        certify(model, images, norms=norms, seconds=seconds, number=count, spec=spec, out=out)

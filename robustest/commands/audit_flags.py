@@ -25,12 +25,16 @@ from robustest.commands.shared import tell_guesses
 from robustest.errors import Interrupted, InvalidSetting, InvalidSpec
 from robustest.settings import AttackSettings
 
-ONE_WAY = Parameter(negative="")  # no --no-... beside a flag, no --empty-... beside a list
+ONE_WAY = Parameter(negative="", show_default=False)  # no --no-... beside a flag, no --empty-... beside a list
 Format = Literal["human", "json", "github", "junit"]
 
 
 def _flag(text: str) -> Any:
     return Parameter(help=text, negative="")
+
+
+def _flags(text: str) -> Any:
+    return Parameter(help=text, negative="", show_default=False)
 
 
 @Parameter(name="*")
@@ -76,8 +80,8 @@ class ModelFlags:
         str | None,
         _flag("factor on values in 0..255: 1/255 for a model that takes [0, 1], 1 for one that takes 0..255."),
     ] = None
-    mean: Annotated[tuple[float, ...], _flag("subtracted after the scale; one number, or one a channel.")] = ()
-    std: Annotated[tuple[float, ...], _flag("divided by after the mean; one number, or one a channel.")] = ()
+    mean: Annotated[tuple[float, ...], _flags("subtracted after the scale; one number, or one a channel.")] = ()
+    std: Annotated[tuple[float, ...], _flags("divided by after the mean; one number, or one a channel.")] = ()
     output: Annotated[
         Literal["logits", "probabilities", "label"] | None, _flag("what comes out; label: only the class number.")
     ] = None

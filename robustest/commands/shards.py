@@ -88,7 +88,9 @@ def work(
     workers: int = 1,
     shard: Annotated[tuple[int, ...], ONE_WAY] = (),
     model: str | None = None,
-    devices: Annotated[tuple[str, ...], Parameter(name=["--devices", "--device"], negative="")] = (),
+    devices: Annotated[
+        tuple[str, ...], Parameter(name=["--devices", "--device"], negative="", show_default=False)
+    ] = (),
     on: str | None = None,
     gpus: float = 0,
     no_wait: Annotated[bool, ONE_WAY] = False,
