@@ -20,7 +20,7 @@ def report(
 ) -> int:
     """Write the report of a finished run again, from its result.json.
 
-    Exits with 1 if a requirement was refuted and with 3 if one is inconclusive, as the audit does.
+    Proofs that `robustest certify MODEL IMAGES -o RUN` left in the run folder are shown too, and checked against what was found. Exits with 1 if a requirement was refuted and with 3 if one is inconclusive, as the audit does.
 
     Args:
         run: folder of the run, or its result.json.

@@ -15,6 +15,7 @@ from robustest.report.curves import convergence_of, survival_of
 from robustest.report.files import write_text
 from robustest.report.gallery import gallery_of, saliency_maps
 from robustest.report.places import places_of
+from robustest.report.proofs import contradictions, proofs_of, proven_of
 from robustest.report.rendering import render
 from robustest.report.words import (
     Tile,
@@ -62,9 +63,12 @@ def report_page(summary: AuditSummary, *, images: Pixels | None = None) -> str:
     convergence = convergence_of(summary)
     confusion = confusion_of(summary)
     places = places_of(summary, clean)
+    proofs = proofs_of(summary)
+    proven = proven_of(summary, proofs)
     gallery = gallery_of(summary, clean, maps=saliency_maps(summary))
     there = {
         "survival": ("Survival", survival),
+        "proven": ("Proven", proven),
         "convergence": ("Convergence", convergence),
         "classes": ("By class", True),
         "confusion": ("Taken for", confusion),
@@ -81,8 +85,9 @@ def report_page(summary: AuditSummary, *, images: Pixels | None = None) -> str:
         tiles=tiles(summary),
         parts=[(ident, name) for ident, (name, part) in there.items() if part],
         facts=facts(summary),
-        doubts=doubts(summary),
+        doubts=[*contradictions(summary, proofs), *doubts(summary)],
         survival=survival,
+        proven=proven,
         convergence=convergence,
         classes=class_rows(summary),
         confusion=confusion,
