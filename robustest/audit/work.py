@@ -201,6 +201,7 @@ class _Work:
                 for _, result in self._play(iter([self._job(index)]), 1):
                     self._finish(index, result)
             except ModelError as error:
+                self.served.check()
                 check_unchanged(self.classifier, self.asked, self.plan.scores)
                 self._write(shard, self._undecided(index, f"the model failed on it: {error}"))
 

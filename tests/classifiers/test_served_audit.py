@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from robustest.audit.progress import Progress
 from robustest.audit.run import run_audit
 from robustest.classifiers import InputSpec, load_classifier
 from robustest.cli import run
@@ -62,6 +63,11 @@ def test_an_audit_of_the_served_file_has_the_files_result_with_any_number_of_wor
 
 def test_a_model_swapped_in_between_makes_the_run_invalid_for_good(tmp_path: Path) -> None:
     images = small_images()
+
+    def swap_after_the_first(progress: Progress) -> None:
+        if progress.done:
+            server.begin(lambda place: "other")
+
     with FaultyServer() as server:
         with pytest.raises(SwappedModelError, match=r"differ by up to 0\.5.*The run is invalid"):
             run_audit(
@@ -71,7 +77,7 @@ def test_a_model_swapped_in_between_makes_the_run_invalid_for_good(tmp_path: Pat
                 SETTINGS,
                 tmp_path / "run",
                 spec=SPEC,
-                progress=lambda _: server.begin(lambda place: "other"),
+                progress=swap_after_the_first,
             )
         server.begin(lambda place: None)
         with pytest.raises(RunConflict, match="is invalid"):
