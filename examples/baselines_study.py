@@ -22,7 +22,7 @@ from robustest.baselines.table import markdown_of
 ROOT = Path(__file__).resolve().parent.parent
 DEMO = ROOT / "robustest" / "demo" / "models" / "plain.onnx"
 BLACK = "game,sparse-rs,brusle,random-corners,one-scan,pointwise,sparse-evo,one-pixel"
-WHITE = "sigma-zero,cw-l0,fmn-l0,jsma,jsma-z,jsma-f,sparsefool,torchattacks.JSMA,torchattacks.SparseFool,torchattacks.OnePixel,torchattacks.Pixle"
+WHITE = "sigma-zero,cw-l0:300,fmn-l0,jsma,jsma-z,jsma-f,sparsefool,torchattacks.JSMA,torchattacks.SparseFool,torchattacks.OnePixel,torchattacks.Pixle"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +60,7 @@ def main() -> None:
     parser.add_argument("--queries", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--cache", type=Path, default=ROOT / "build" / "baselines")
+    parser.add_argument("--images", type=int, default=50, help="at most so many of each model")
     parser.add_argument("--only", help="one model's name")
     parser.add_argument("-o", "--output", type=Path, default=ROOT / "reports" / "baselines.md")
     given = parser.parse_args()
@@ -76,14 +77,14 @@ def main() -> None:
             images,
             parse_attacks(study.attacks),
             settings,
-            count=study.images,
+            count=min(study.images, given.images),
             progress=lambda attack, done, of: print(attack, done, "of", of, flush=True) if done == of else None,
         )
         write_json(comparison, part.with_suffix(".json"))
         part.write_text(f"## {study.model}, {len(comparison)} images\n\n{markdown_of(comparison)}", encoding="utf-8")
     parts = [given.cache / f"{study.model}-{given.queries}-{given.seed}.md" for study in STUDIES]
     head = _HEAD.format(
-        command="python examples/baselines_study.py",
+        command=f"python examples/baselines_study.py --images {given.images}",
         cores=os.cpu_count(),
         machine=platform.machine(),
         queries=given.queries,

@@ -57,7 +57,7 @@ STUDIES = (
 )
 _HEAD = """# Is a human-vision saliency a good guide to where a classifier flips?
 
-Command: `python examples/whitebox_saliency_study.py`. Machine: {cores} cores, {machine}, no GPU. The first images of each set that the model gets
+Command: `python examples/whitebox_saliency_study.py --images {images}`. Machine: {cores} cores, {machine}, no GPU. The first images of each set that the model gets
 right; where an image has more than some hundred pixels, as many as stated are drawn at random and measured.
 
 * *rank*: Spearman's correlation between the map and how far the margin falls when that pixel alone goes to the worst corner of the colour
@@ -73,6 +73,7 @@ right; where an image has more than some hundred pixels, as many as stated are d
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--zoo", type=Path, default=ROOT.parent / "shared" / "zoo")
+    parser.add_argument("--images", type=int, default=20, help="at most so many of each model")
     parser.add_argument("--cache", type=Path, default=ROOT / "build" / "whitebox_saliency")
     parser.add_argument("-o", "--output", type=Path, default=ROOT / "reports" / "whitebox_saliency.md")
     given = parser.parse_args()
@@ -83,11 +84,15 @@ def main() -> None:
         cached = given.cache / f"{study.model}.json"
         if not cached.exists():
             classifier = load_classifier(given.zoo / "models" / f"{study.model}.onnx", threads=1)
-            images, _ = correct_images(classifier, load_images(given.zoo / "data" / f"{study.data}.npz"), study.images)
+            images, _ = correct_images(
+                classifier, load_images(given.zoo / "data" / f"{study.data}.npz"), min(study.images, given.images)
+            )
             cached.write_text(json.dumps(measured(classifier, images, study.pixels)), encoding="utf-8")
             print(study.model, "done", flush=True)
         parts.append(section(study, json.loads(cached.read_text(encoding="utf-8"))))
-    head = _HEAD.format(cores=os.cpu_count(), machine=platform.machine(), pixels=PIXELS, queries=QUERIES)
+    head = _HEAD.format(
+        cores=os.cpu_count(), machine=platform.machine(), pixels=PIXELS, queries=QUERIES, images=given.images
+    )
     given.output.write_text("\n".join([head, *parts]), encoding="utf-8")
     print("written:", given.output)
 

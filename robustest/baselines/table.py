@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Sequence
 from typing import IO
 
 import numpy as np
@@ -12,6 +13,8 @@ from rich.table import Table
 
 from robustest.baselines.compare import Progress
 from robustest.baselines.comparison import Comparison, Row
+from robustest.baselines.objects import ObjectShare
+from robustest.images import ImageSet
 
 _SIGNIFICANT = 0.05
 _ACCESS = {"scores": "scores", "label": "label", "gradients": "gradients"}
@@ -42,13 +45,33 @@ def print_comparison(comparison: Comparison, *, file: IO[str] | None = None) -> 
     for row in comparison.rows:
         if row.note:
             console.print(f"{row.name}: {row.note}", markup=False)
-    lines = [sentence for sentence in paired_sentences(comparison)]
+    lines = paired_sentences(comparison)
     if lines:
         console.print("Paired, same images (exact McNemar test):", markup=False)
         for line in lines:
             console.print(f"  {line}", markup=False)
     for doubt in comparison.doubts():
         console.print(f"Doubt: {doubt}.", markup=False)
+
+
+def print_objects(shares: Sequence[ObjectShare], images: ImageSet, *, file: IO[str] | None = None) -> None:
+    """Print where flips happen, by attack and class, against the share of the image that the object covers."""
+    table = Table(
+        title="Changed pixels on the object (share, beside the object's share of the image)", title_justify="left"
+    )
+    for name in ("attack", "class", "images flipped", "on", "off", "share on", "object's share"):
+        table.add_column(name, justify="left" if name in ("attack", "class") else "right")
+    for share in shares:
+        table.add_row(
+            share.attack,
+            images.class_name(share.label),
+            str(share.images),
+            str(share.on),
+            str(share.off),
+            f"{share.share:.0%}",
+            f"{share.area:.0%}",
+        )
+    Console(file=file or sys.stdout, highlight=False).print(table)
 
 
 def table_of(comparison: Comparison) -> Table:

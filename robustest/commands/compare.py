@@ -34,7 +34,7 @@ def compare(
 
     Args:
         model: ONNX file, module:callable, or the URL of a served model.
-        images: folder or .npz file.
+        images: folder or .npz file; with object masks in it (`masks`), a table says where the flips lie.
         attacks: names separated by commas. Black box with scores: game, sparse-rs, brusle, random-corners, one-pixel, greedy,
             one-scan; with the label alone: pointwise, sparse-evo; with gradients: jsma, jsma-z, jsma-f, cw-l0, sigma-zero,
             fmn-l0, sparsefool, torchattacks.NAME. sparse-rs@5/10 runs with 5 and with 10 pixels, a whole budget each;
@@ -53,7 +53,8 @@ def compare(
     """
     from robustest.baselines.compare import parse_attacks, run_comparison
     from robustest.baselines.files import parse_pixels, write_adversarials, write_json
-    from robustest.baselines.table import print_comparison, reporter
+    from robustest.baselines.objects import load_masks, object_shares
+    from robustest.baselines.table import print_comparison, print_objects, reporter
     from robustest.classifiers import load_classifier
     from robustest.errors import InvalidSetting
     from robustest.images import load_images
@@ -66,6 +67,7 @@ def compare(
     settings = AttackSettings(queries=queries, seed=seed, target=target, values=values, norm=norm)
     classifier = load_classifier(model, input, device=device, threads=threads)
     loaded = load_images(images)
+    masks = load_masks(images, loaded)
     if output is not None:
         output.mkdir(parents=True, exist_ok=True)
     comparison = run_comparison(
@@ -79,6 +81,8 @@ def compare(
         command=_command(),
     )
     print_comparison(comparison)
+    if masks is not None:
+        print_objects(object_shares(comparison, masks), loaded)
     if output is not None:
         write_json(comparison, output / "comparison.json")
         write_adversarials(comparison, output / "adversarial.npz")
