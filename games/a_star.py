@@ -79,6 +79,7 @@ def best_first(
                     if answer.payoff > best:
                         best, goal = answer.payoff, state
                     continue
+                limit = min(limit, answer.upper)
                 if bound is not None:
                     limit = min(limit, bound(state, answer))
                 heapq.heappush(queue, (-limit, next(tick), state))

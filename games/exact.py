@@ -88,6 +88,12 @@ class _Exact(Generic[S, M]):
         if answer.ending is not None:
             self.bounds[state] = (answer.payoff, answer.payoff)
             return answer.payoff
+        if self.prune:
+            upper = max(min(upper, answer.upper), lower)
+            self.bounds[state] = (lower, upper)
+            if upper <= alpha or lower == upper:
+                return upper
+            beta = min(beta, upper)
         aim = self.kind.aim(self.game.player(state))
         if aim is Aim.CHANCE:
             low, high = yield from self._expect(state, alpha, beta)

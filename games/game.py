@@ -97,6 +97,7 @@ class Evaluation:
     ending: None while the play goes on.
     payoff: of the ended play; without meaning while it goes on.
     estimate: a guess of the payoff to come while the play goes on; None where there is no guess.
+    upper: a payoff that no play through the state beats, now that it is known to go on; inf for none known.
     score: what the one who was asked said, in its own units (a margin, say); nan if it said nothing.
         Admissible bounds are computed from it.
     """
@@ -104,6 +105,7 @@ class Evaluation:
     ending: Ending | None = None
     payoff: float = 0.0
     estimate: float | None = None
+    upper: float = float("inf")
     score: float = float("nan")
 
 

@@ -212,7 +212,7 @@ class _Mcts(Generic[S, M]):
             held: list[int] = []
             paid = played[state].payoff if state in played else None
             if paid is not None:
-                low, high = self.game.bounds(state)
+                low, high = float(self.tree.nodes.lower[node]), float(self.tree.nodes.upper[node])
                 payoff = min(max(paid, low), high)
                 self.tree.nodes.value[node] = self.tree.nodes.own[node] = payoff
                 if self.kind is Kind.COOPERATOR:  # what one play pays, players who all want it can have

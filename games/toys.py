@@ -196,4 +196,5 @@ class Gather:
         if len(state) == len(self.weights):
             return Evaluation(Ending.EXHAUSTED)
         ceiling = 1.0 / (len(state) + 1)
-        return Evaluation(estimate=max(ceiling * total / self.goal, 0.0), score=self.goal - total)
+        estimate = max(ceiling * total / self.goal, 0.0)
+        return Evaluation(estimate=estimate, upper=ceiling, score=self.goal - total)

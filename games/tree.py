@@ -146,15 +146,14 @@ class Tree(Generic[S, M]):
         ended = evaluation.ending is not None
         if ended:
             value = evaluation.payoff
-        else:
-            value = (lower + upper) / 2 if evaluation.estimate is None else evaluation.estimate
-        if ended and not lower <= value <= upper:
-            raise GameError(f"the payoff of {state!r} must lie in its bounds [{lower}, {upper}]; got {value}")
-        value = min(max(value, lower), upper)
-        if ended:
+            if not lower <= value <= upper:
+                raise GameError(f"the payoff of {state!r} must lie in its bounds [{lower}, {upper}]; got {value}")
             lower = upper = value
         else:
             nodes.aim[node] = self.kind.aim(self.game.player(state))
+            upper = max(min(upper, evaluation.upper), lower)
+            guess = (lower + upper) / 2 if evaluation.estimate is None else evaluation.estimate
+            value = min(max(guess, lower), upper)
         nodes.value[node] = nodes.own[node] = value
         nodes.lower[node] = nodes.floor[node] = lower
         nodes.upper[node] = nodes.ceiling[node] = upper

@@ -165,11 +165,12 @@ class PixelGame:
             return Evaluation(Ending.LEFT, score=margin)
         if not self._open_features(Turn(state.changes)):
             return Evaluation(Ending.EXHAUSTED, score=margin)
+        upper = self.payoff(self._next(severity))
         if self.decision_only:
-            return Evaluation(score=margin)
+            return Evaluation(upper=upper, score=margin)
         fall = max(1.0 - margin / self.clean_margin, 0.0) if self.clean_margin > 0 else 0.0
-        estimate = min(self.payoff(severity) * fall, self.bounds(state)[1]) if state.changes else 0.0
-        return Evaluation(estimate=estimate, score=margin)
+        estimate = min(self.payoff(severity) * fall, upper) if state.changes else 0.0
+        return Evaluation(estimate=estimate, upper=upper, score=margin)
 
     def severity(self, changes: frozenset[Steps]) -> float:
         """Distance of the image with these changes from the unchanged one, in the rules' norm."""
