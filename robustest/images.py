@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import csv
 import json
+import math
+import os
 import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -24,8 +27,12 @@ from robustest.randomness import image_digest
 Pixels = NDArray[np.uint8] | NDArray[np.float32]
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".webp")
-MAX_IMAGE_BYTES = 1 << 30  # of one array inside an .npz or one decoded picture: a bound on what data can make us take
-MAX_SET_BYTES = 16 << 30
+MAX_SET_BYTES = 16 << 30  # of one array inside an .npz: a bound on what data can make us take
+MAX_PICTURE_PIXELS = 1 << 27  # of one decoded picture, at most 8 bytes each
+_DIGITS = 9  # of a class number
+
+# OpenCV reads this when it is first imported; its own bound is 2^30 pixels, 8 GiB.
+os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(MAX_PICTURE_PIXELS))
 
 
 @dataclass(frozen=True)
@@ -130,8 +137,14 @@ def check_labels(labels: NDArray[np.generic] | Sequence[int], count: int, classe
     array = np.asarray(labels)
     if array.shape != (count,):
         raise InvalidImage(f"labels must be one number an image, {count} in all; got shape {array.shape}.")
-    if array.dtype.kind not in "iu" and not (array.dtype.kind == "f" and (array == np.rint(array)).all()):
+    if array.dtype.kind not in "iu" and not (
+        array.dtype.kind == "f" and np.isfinite(array).all() and (array == np.rint(array)).all()
+    ):
         raise InvalidImage(f"labels must be whole numbers; got {array.dtype}.")
+    if count and array.max() >= 10**_DIGITS:
+        raise InvalidImage(
+            f"labels must be class numbers below 10^{_DIGITS}; got {array.max()} for image {int(array.argmax())}."
+        )
     array = array.astype(np.int64)
     if count and array.min() < 0:
         raise InvalidImage(f"labels must be >= 0; got {array.min()} for image {int(array.argmin())}.")
@@ -211,9 +224,40 @@ def _class_names_beside(where: Path) -> tuple[str, ...]:
             for entry in entries:
                 if Path(entry["file"]).name == where.name:
                     return tuple(str(name) for name in entry.get("class_names") or entry.get("classes") or ())
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             continue  # a manifest of another kind: no names then
     return ()
+
+
+# What zipfile, zlib and numpy raise for files that are damaged, encrypted, or not what they claim to be.
+_BROKEN = (
+    zipfile.BadZipFile,
+    zlib.error,
+    ValueError,
+    OSError,
+    EOFError,
+    KeyError,
+    NotImplementedError,
+    RuntimeError,
+    MemoryError,
+    OverflowError,
+    SyntaxError,
+    TypeError,
+)
+
+
+def _check_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> None:
+    """Check that an array is no larger than what it is unpacked from: numpy makes room for what the head claims."""
+    with archive.open(member) as handle:
+        version = np.lib.format.read_magic(handle)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, _, dtype = read(handle)
+    claimed = math.prod(shape) * dtype.itemsize
+    if claimed > member.file_size:
+        raise InvalidImage(
+            f"{member.filename!r} in {archive.filename!r} claims shape {shape}, {claimed} bytes, and holds {member.file_size}. "
+            "Save it anew."
+        )
 
 
 def _from_npz(where: Path) -> ImageSet:
@@ -225,6 +269,8 @@ def _from_npz(where: Path) -> ImageSet:
                         f"IMAGES {str(where)!r}: {member.filename!r} unpacks to {member.file_size} bytes, above the "
                         f"limit of {MAX_SET_BYTES}. Split the set."
                     )
+                if member.filename.endswith(".npy"):
+                    _check_member(archive, member)
         with np.load(where, allow_pickle=False) as data:
             keys = list(data.files)
             if "images" not in keys or "labels" not in keys:
@@ -234,7 +280,9 @@ def _from_npz(where: Path) -> ImageSet:
             images, labels = data["images"], data["labels"]
             names = data["name"] if "name" in keys else None
             classes = data["class_names"] if "class_names" in keys else None
-    except (zipfile.BadZipFile, ValueError, OSError, EOFError, KeyError, NotImplementedError, RuntimeError) as error:
+    except InvalidImage:
+        raise
+    except _BROKEN as error:
         raise InvalidImage(f"IMAGES {str(where)!r} cannot be read as an .npz file: {error}.") from error
     checked = check_images(images, argument=f"'images' in {where.name}")
     if not len(checked):
@@ -245,7 +293,7 @@ def _from_npz(where: Path) -> ImageSet:
         images=checked,
         labels=check_labels(labels, count, None),
         names=tuple(texts or (f"{where.stem}[{i}]" for i in range(count))),
-        class_names=tuple(str(name) for name in classes) if classes is not None else _class_names_beside(where),
+        class_names=tuple(map(str, np.ravel(classes))) if classes is not None else _class_names_beside(where),
         source=where.name,
     )
 
@@ -293,7 +341,7 @@ def _by_subfolder(where: Path) -> tuple[list[Path], list[int], tuple[str, ...]]:
         )
     files: list[Path] = []
     labels: list[int] = []
-    numeric = bool(folders) and all(folder.name.isdigit() for folder in folders)
+    numeric = bool(folders) and all(_is_number(folder.name) for folder in folders)
     for position, folder in enumerate(folders):
         inside = sorted(entry for entry in folder.iterdir() if entry.suffix.lower() in SUFFIXES)
         files += inside
@@ -302,7 +350,12 @@ def _by_subfolder(where: Path) -> tuple[list[Path], list[int], tuple[str, ...]]:
 
 
 def _folder_order(folder: Path) -> tuple[int, str]:
-    return (int(folder.name), "") if folder.name.isdigit() else (0, folder.name)
+    return (int(folder.name), "") if _is_number(folder.name) else (0, folder.name)
+
+
+def _is_number(text: str) -> bool:
+    """True for a class number; other texts are names."""
+    return text.isascii() and text.isdigit() and len(text) <= _DIGITS
 
 
 def _listed(where: Path, table: Path) -> tuple[list[Path], list[int], tuple[str, ...]]:
@@ -324,13 +377,17 @@ def _listed(where: Path, table: Path) -> tuple[list[Path], list[int], tuple[str,
         if len(row) < 2:
             raise InvalidImage(f"labels.csv row {number} must be file,label; got {','.join(row)!r}.")
         file = where / row[0].strip()
-        if not file.resolve().is_relative_to(root):
+        try:
+            inside, there = file.resolve().is_relative_to(root), file.is_file()
+        except (OSError, ValueError) as error:
+            raise InvalidImage(f"labels.csv row {number} names a file that cannot be: {error}.") from error
+        if not inside:
             raise InvalidImage(f"labels.csv row {number} names {row[0]!r}, which lies outside {str(where)!r}.")
-        if not file.is_file():
+        if not there:
             raise InvalidImage(f"labels.csv row {number} names {row[0]!r}, which is not in {str(where)!r}.")
         files.append(file)
         texts.append(row[1].strip())
-    if all(text.isdigit() for text in texts):
+    if all(_is_number(text) for text in texts):
         return files, [int(text) for text in texts], ()
     names = tuple(sorted(set(texts)))
     return files, [names.index(text) for text in texts], names

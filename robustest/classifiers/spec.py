@@ -8,6 +8,7 @@ reversed for BGR (before the mean), and the axes are transposed for NCHW. The sa
 from __future__ import annotations
 
 import json
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -25,6 +26,7 @@ Channels = Literal["RGB", "BGR", "gray"]
 Output = Literal["logits", "probabilities", "label"]
 
 _KEYS = ("layout", "channels", "scale", "mean", "std", "output")
+_LONG_EXPONENT = re.compile(r"[eE][+-]?[\d_]{4}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +98,10 @@ class InputSpec:
 
 def _number(name: str, value: object) -> float:
     try:
+        if isinstance(value, bool) or (isinstance(value, str) and (len(value) > 40 or _LONG_EXPONENT.search(value))):
+            raise ValueError("a fraction is computed exactly, so its exponent must be short")
         number = float(Fraction(value)) if isinstance(value, str) else float(cast("float", value))
-    except (TypeError, ValueError, ZeroDivisionError) as error:
+    except (TypeError, ValueError, ZeroDivisionError, OverflowError) as error:
         raise InvalidSpec(f"{name} must be a number or a fraction such as '1/255'; got {value!r}.") from error
     if not np.isfinite(number):
         raise InvalidSpec(f"{name} must be finite; got {number}.")
@@ -147,7 +151,7 @@ def read_spec(path: str | Path) -> InputSpec:
         table = tomllib.loads(where.read_text(encoding="utf-8"))
     except OSError as error:
         raise InvalidSpec(f"input spec {str(path)!r} cannot be read: {error.strerror}.") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # of TOML, of UTF-8, of numbers too long and tables too deep
         raise InvalidSpec(f"input spec {str(path)!r} is not TOML: {error}.") from error
     inner = table.get("input", {key: value for key, value in table.items() if key != "server"})
     if not isinstance(inner, Mapping):
@@ -170,7 +174,7 @@ def spec_beside(model: Path) -> tuple[InputSpec, str] | None:
 def _from_manifest(manifest: Path, model: Path) -> InputSpec | None:
     try:
         content = json.loads(manifest.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InvalidSpec(f"{manifest.name} beside the model is not JSON: {error}. Mend it or give --input.") from error
     models = content.get("models") if isinstance(content, dict) else None
     for entry in models if isinstance(models, list) else []:
