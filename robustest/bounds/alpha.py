@@ -110,7 +110,7 @@ def optimise(
         if bool((best > 0).all()) or time.thread_time() - begin > seconds:
             break
         ascent.zero_grad()
-        (-torch.where(best > 0, 0.0, found).sum()).backward()
+        torch.autograd.backward(-torch.where(best > 0, 0.0, found).sum())
         ascent.step()
         with torch.no_grad():
             for node, values in _all_slopes(final, between):
@@ -162,7 +162,7 @@ def tighten(
             if step == steps - 1 or not low.requires_grad:
                 break
             ascent.zero_grad()
-            (high - low).sum().backward()
+            torch.autograd.backward((high - low).sum())
             ascent.step()
             with torch.no_grad():
                 for pair in before[index]:
@@ -197,9 +197,7 @@ def _start(intervals: Intervals, rows: int) -> Slopes:
     }
 
 
-def _middle_start(
-    graph: BoundGraph, region: Region, intervals: Intervals, only: int | None = None
-) -> MiddleSlopes:
+def _middle_start(graph: BoundGraph, region: Region, intervals: Intervals, only: int | None = None) -> MiddleSlopes:
     found: MiddleSlopes = {}
     plain = _start(intervals, 1)
     for index, node in enumerate(graph.nodes):

@@ -254,7 +254,7 @@ class ReluBranch:
             if step == _STEPS - 1 or bool((best > 0).all()):
                 break
             ascent.zero_grad()
-            (-torch.where(best > 0, 0.0, found).sum()).backward()
+            torch.autograd.backward(-torch.where(best > 0, 0.0, found).sum())
             ascent.step()
             with torch.no_grad():
                 for k, v in slopes.items():
@@ -382,6 +382,9 @@ def prove_region(
         first = margin_bounds(graph, region, labels, executed=executed)
     if bool(first.proved[0]):
         return BranchAnswer(True, float(first.lower.min()), 1, 0, time.thread_time() - begin)
+    if not any(node.activation is not None and node.activation.kind == "relu" for node in graph.nodes):
+        # There is nothing to optimise or to branch on.
+        return BranchAnswer(False, float(first.lower.min()), 1, 1, time.thread_time() - begin)
     intervals, middle = tighten(graph, region, first.intervals, executed=executed, seconds=seconds / 4)
     root = optimise(
         graph, region, labels, steps=root_steps, executed=executed, known=intervals, fixed=True, seconds=seconds / 4

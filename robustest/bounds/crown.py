@@ -319,7 +319,9 @@ def refine(
             forms = node_forms(graph, index, who, which, sign)
             if isinstance(forms, Whole) and lower.shape[0] == 1:
                 forms, zero = Whole(forms.rows.transpose(0, 1), None), zero.T
-            mine, per_row = (None, False) if slopes is None else _slopes_of_rows(slopes[side], who, which, lower.shape[0])
+            mine, per_row = (
+                (None, False) if slopes is None else _slopes_of_rows(slopes[side], who, which, lower.shape[0])
+            )
             bound = back_substitute(graph, region, intervals, index, forms, zero, slopes=mine, per_row=per_row)[0]
             found[side].append(sign * bound.flatten())
     new_lower, new_upper = torch.cat(found[0]), torch.cat(found[1])

@@ -164,13 +164,13 @@ class _Reader:
         if isinstance(part, nn.Sigmoid | nn.Tanh):
             return build.activate(x, Activation("sigmoid" if isinstance(part, nn.Sigmoid) else "tanh"), label)
         if isinstance(part, nn.MaxPool2d):
-            settings = (part.kernel_size, part.stride, part.padding, part.dilation, part.ceil_mode)
-            return self._max_pool(x, label, *settings)
+            return self._max_pool(x, label, part.kernel_size, part.stride, part.padding, part.dilation, part.ceil_mode)
         if isinstance(part, nn.AvgPool2d):
             if part.divisor_override is not None:
                 raise UnsupportedLayer(f"layer {label}: divisor_override is not supported.")
-            settings = (part.kernel_size, part.stride, part.padding, part.ceil_mode)
-            return self._average_pool(x, label, *settings, part.count_include_pad)
+            return self._average_pool(
+                x, label, part.kernel_size, part.stride, part.padding, part.ceil_mode, part.count_include_pad
+            )
         if isinstance(part, nn.AdaptiveAvgPool2d):
             return self._adaptive(x, label, part.output_size)
         if isinstance(part, nn.Flatten):

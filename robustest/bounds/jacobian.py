@@ -121,7 +121,8 @@ def lipschitz_margins(
 
 def exact_scores(graph: BoundGraph, images: Tensor) -> tuple[Tensor, Tensor]:
     """(B, K) float64 scores of single images, and how far the real ones may be from them."""
-    values, errors = [], []
+    values: list[Tensor] = []
+    errors: list[Tensor] = []
     for index, node in enumerate(graph.nodes):
         value = graph.evaluate(node, [values[p] for p in node.parents], images)
         if node.kind == "input":

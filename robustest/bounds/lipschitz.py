@@ -83,7 +83,8 @@ def _pairwise(op: LinearOp, norm: InducedNorm) -> Tensor:
     weight = op.backward(torch.eye(op.n_out, dtype=torch.float64))
     gaps = weight[:, None] - weight[None]
     if norm == "l2":
-        return gaps.norm(dim=-1) * OUTWARD
+        lengths: Tensor = gaps.norm(dim=-1) * OUTWARD
+        return lengths
     return (gaps.abs().amax(-1) if norm == "l1" else gaps.abs().sum(-1)) * OUTWARD
 
 

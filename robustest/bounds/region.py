@@ -239,7 +239,8 @@ class Region:
 
     def best_units(self, gains: Tensor) -> Tensor:
         """(B, R) sum of the most negative gains that the budgets allow; gains (B, R, n), each <= 0."""
-        assert self.group is not None and self.budget is not None
+        assert self.group is not None
+        assert self.budget is not None
         if self.unit > 1:
             gains = gains.reshape(*gains.shape[:2], -1, self.unit).sum(-1)
         total = gains.new_zeros(gains.shape[:2])
@@ -283,7 +284,8 @@ class Region:
             if not bool(better.any()):
                 break
             price = torch.where(better, new, price)
-        return price
+        found: Tensor = price
+        return found
 
     def ball_and_box(self, size: Tensor, room: Tensor) -> Tensor:
         """(B, R) most that `size . d` can be for `||d|| <= eps`, `0 <= d <= room`: the better of two dual values."""
@@ -320,7 +322,8 @@ class Region:
 
     def _chosen(self, gains: Tensor) -> Tensor:
         """(B, R, U) bool, the units whose gains the budgets allow."""
-        assert self.group is not None and self.budget is not None
+        assert self.group is not None
+        assert self.budget is not None
         gains = gains.reshape(*gains.shape[:2], -1, self.unit).sum(-1)
         chosen = torch.zeros_like(gains, dtype=torch.bool)
         for g in range(self.budget.shape[1]):

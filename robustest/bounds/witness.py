@@ -131,7 +131,7 @@ def _descend(
             radius = torch.where(
                 wrong,
                 torch.minimum(radius, best) * (1 - shrink),
-                torch.where(seen, radius * (1 + shrink), ahead),
+                torch.where(seen, radius * (1 + shrink), 1.05 * ahead),
             )
             stride = torch.where(torch.isfinite(best), best, ahead) * (fraction * 0.5 + 0.01)
             move = move - _steepest(gradient, norm) * stride[:, None]
@@ -152,11 +152,13 @@ def _steepest(gradient: Tensor, norm: Norm) -> Tensor:
     if norm == "linf":
         return gradient.sign()
     if norm == "l2":
-        return gradient / gradient.norm(dim=1, keepdim=True).clamp_min(1e-12)
+        length: Tensor = gradient.norm(dim=1, keepdim=True).clamp_min(1e-12)
+        return gradient / length
     few = max(1, gradient.shape[1] // 50)
     threshold = gradient.abs().topk(few, 1)[0][:, -1:]
     top = torch.where(gradient.abs() >= threshold, gradient, 0.0)
-    return top / top.abs().sum(1, keepdim=True).clamp_min(1e-12)
+    direction: Tensor = top / top.abs().sum(1, keepdim=True).clamp_min(1e-12)
+    return direction
 
 
 def _project(moves: Tensor, radius: Tensor, norm: Norm) -> Tensor:
@@ -164,7 +166,8 @@ def _project(moves: Tensor, radius: Tensor, norm: Norm) -> Tensor:
     if norm == "linf":
         return torch.minimum(torch.maximum(moves, -size), size)
     if norm == "l2":
-        return moves * (size / moves.norm(dim=1, keepdim=True).clamp_min(1e-12)).clamp_max(1)
+        share: Tensor = (size / moves.norm(dim=1, keepdim=True).clamp_min(1e-12)).clamp_max(1)
+        return moves * share
     # Euclidean projection on an L1 ball: soft threshold found by sorting.
     ordered = moves.abs().sort(1, descending=True)[0]
     excess = ordered.cumsum(1) - size

@@ -102,7 +102,7 @@ def _activation(rng: np.random.Generator) -> nn.Module:
 
 def random_region(rng: np.random.Generator, images: Tensor, norm: Norm) -> Region:
     """A region around each (B, H, W, C) image, cut by [0, 1], with some dimensions held now and then."""
-    batch, height, width, channels = images.shape
+    _batch, height, width, channels = images.shape
     if norm in ("l0", "l0_dims"):
         eps = float(rng.integers(0, 4))
     else:

@@ -247,7 +247,7 @@ def test_power_iteration_is_caught(patch: pytest.MonkeyPatch) -> None:
     # A linear network: its constant is attained, so nothing below it can pass.
     model = nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.Linear(8, 2, bias=False)).eval()
     with torch.no_grad():
-        left, sizes, right = torch.linalg.svd(model[1].weight, full_matrices=False)
+        left, _sizes, _right = torch.linalg.svd(model[1].weight, full_matrices=False)
         model[2].weight[0], model[2].weight[1] = left[:, 0], 0
     graph = read_torch(model, InputSpec("NCHW", "gray"), (4, 4, 1))
     with pytest.raises(FalseProofError):
