@@ -105,6 +105,8 @@ def confusion_of(summary: AuditSummary) -> Confusion | None:
 
     (label, answer), count = pairs.most_common(1)[0]
     note = f"Most often: {name(label)} taken for {name(answer)}, {count:,} of {pairs.total():,} flips."
+    if count == 1:
+        note = f"No pair of classes occurs more than once in {pairs.total():,} flips."
     involved = sorted({label for pair in pairs for label in pair})
     if len(involved) > _LARGEST_MATRIX:
         ordered = sorted(pairs.items(), key=lambda item: (-item[1], item[0]))[:_MOST_PAIRS]

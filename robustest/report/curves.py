@@ -12,7 +12,7 @@ from robustest.audit.records import ImageRecord
 from robustest.audit.statistics import SurvivalPoint, clopper_pearson
 from robustest.audit.summary import AuditSummary
 from robustest.report.charts import Chart, Line, line_chart
-from robustest.report.words import Table, axis_of, bare_distance, interval, is_whole, percent
+from robustest.report.words import Table, axis_of, bare_distance, interval, is_whole, percent, plural, unit_of
 
 _MOST_ROWS = 60
 _MOST_CURVES = 150
@@ -48,12 +48,15 @@ def survival_of(summary: AuditSummary) -> Survival | None:
     axis = axis_of(norm)
     top = survival_top([summary])
     unknown = summary.counts.unknown
+    within = f"by changing so many {unit_of(norm)} or fewer" if is_whole(norm) else f"within the {axis}"
     note = (
-        f"The share of the {summary.counts.tested:,} attacked images for which this attack found no flip within so many "
-        f"{axis}, with the 95 % interval of the share in the population the images were drawn from."
+        f"The share of the {plural(summary.counts.tested, 'attacked image')} for which this attack found no flip {within}, "
+        "with the 95 % interval of the share in the population the images were drawn from."
     )
     if unknown:
-        note += f" The {unknown:,} unknown images count as flipped at the lower end and as survived at the upper end."
+        note += (
+            f" {plural(unknown, 'unknown image')} counted as flipped at the lower end and as survived at the upper end."
+        )
     chart = line_chart(
         "survival-chart",
         [survival_line(summary, "", "survived", top)],

@@ -14,7 +14,7 @@ from robustest.errors import RunConflict
 from robustest.images import Pixels
 from robustest.report.pictures import Pictures, eight_bits, pictures_of
 from robustest.report.png import picture_uri
-from robustest.report.words import bare_distance, outcome
+from robustest.report.words import bare_distance, outcome, plural
 from robustest.results import SaliencyChange, Verdict
 from robustest.saliency.mixture import saliency_of
 
@@ -161,9 +161,10 @@ def _note(summary: AuditSummary, cards: Sequence[Card], candidates: int, images:
     chosen = (
         "" if len(cards) == candidates else ", spread evenly from the fewest changes to the most, survivors among them"
     )
+    wrong = summary.counts.excluded
     excluded = (
-        f" {summary.counts.excluded:,} images were wrong from the start and not attacked."
-        if summary.counts.excluded
+        f" {plural(wrong, 'image')} {'was' if wrong == 1 else 'were'} wrong from the start and not attacked."
+        if wrong
         else ""
     )
     return (

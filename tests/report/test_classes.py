@@ -60,3 +60,9 @@ def test_very_many_classes_become_a_list_of_pairs() -> None:
 
 def test_no_flip_is_no_confusion() -> None:
     assert confusion_of(audit_of([SURVIVOR])[0]) is None
+
+
+def test_pairs_that_occur_once_are_not_called_frequent() -> None:
+    confusion = confusion_of(audit_of([flip(0, 1, [1]), flip(1, 0, [1])])[0])
+    assert confusion is not None
+    assert confusion.note == "No pair of classes occurs more than once in 2 flips."

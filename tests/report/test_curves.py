@@ -25,7 +25,7 @@ def test_survival_is_counted_at_each_distance() -> None:
 def test_an_unknown_image_is_said_to_count_on_both_sides() -> None:
     survival = survival_of(audit_of([*FOUR, Fate(0, Verdict.UNKNOWN, reason="time limit")])[0])
     assert survival is not None
-    assert "The 1 unknown images count as flipped at the lower end" in survival.note
+    assert "1 unknown image counted as flipped at the lower end" in survival.note
 
 
 def test_nothing_attacked_has_no_curve() -> None:

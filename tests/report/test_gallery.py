@@ -35,7 +35,7 @@ def test_images_that_were_wrong_from_the_start_are_rows_but_not_cards() -> None:
     gallery = gallery_of(summary, images)
     assert [card.index for card in gallery.cards] == [0]
     assert [row.verdict for row in gallery.rows] == ["flipped", "excluded"]
-    assert "1 images were wrong from the start" in gallery.note
+    assert "1 image was wrong from the start" in gallery.note
 
 
 def test_without_the_images_there_is_a_table_that_says_so() -> None:
