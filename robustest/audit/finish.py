@@ -12,18 +12,18 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 
-from robustest.audit.facts import Columns, DataFacts
+from robustest.audit.facts import Columns
 from robustest.audit.files import read_json, storage, write_json, writing
 from robustest.audit.images import StoredImages, open_images
 from robustest.audit.ledger import FILE, open_for_reading, read_records, read_saliency
 from robustest.audit.plan import RESULT, Plan, shard_folder
+from robustest.audit.reading import PLACEHOLDER, check_edits
 from robustest.audit.records import ImageRecord, Values, to_json
-from robustest.audit.schema import check_entry, check_result
+from robustest.audit.schema import check_result
 from robustest.audit.served import check_valid, served_doubts, served_totals
 from robustest.audit.summary import AuditSummary, header_json, summarise
 from robustest.audit.work import DONE
@@ -132,39 +132,20 @@ def _doubts(plan: Plan, columns: Columns) -> tuple[str, ...]:
 def _write_result(run: Path, plan: Plan, images: StoredImages, summary: AuditSummary) -> None:
     """The pictures and `result.json`, in one pass; the result takes its name last, when all the rest is there."""
     header = header_json(summary)
-    check_result({**header, "images": [_PLACEHOLDER]}, RESULT)
+    check_result({**header, "images": [PLACEHOLDER]}, RESULT)
     text = json.dumps(header, indent=1, allow_nan=False)
     with _pictures(run) as folder, writing(run / RESULT) as handle:
         handle.write(f'{text.rstrip().removesuffix("}").rstrip()},\n "images": [\n'.encode())
         for record in _records(run, plan, images):
             if record.sha256 != images.sha256(record.index) or record.label != int(images.labels[record.index]):
                 raise RunConflict(f"the ledger's row of image {record.index} is about another image than the run's.")
-            entry = _checked(record, plan.data)
+            entry = to_json(record, plan.data.shape[1])
+            check_edits(entry, f"image {record.index}", plan.data.shape, eight_bit=plan.data.eight_bit)
             comma = "," if record.index + 1 < plan.data.count else ""
             handle.write(f"  {json.dumps(entry, allow_nan=False)}{comma}\n".encode())
             if record.pixels is not None:
                 _write_picture(folder, record, np.asarray(images.pixels[record.index]))
         handle.write(b" ]\n}\n")
-
-
-def _checked(record: ImageRecord, data: DataFacts) -> dict[str, Any]:
-    """A record's entry, checked against the schema; its edits, which are all of one form, by their extremes."""
-    height, width, _ = data.shape
-    entry = to_json(record, width)
-    edits = entry["edits"]
-    if edits and record.pixels is not None and record.values is not None:
-        inside = record.pixels.min() >= 0 and record.pixels.max() < height * width
-        if not inside or record.values.min() < 0 or record.values.max() > (255 if data.eight_bit else 1):
-            raise RunConflict(f"the ledger's row of image {record.index} has edits outside the image. It is damaged.")
-        check_entry({**entry, "edits": edits[:1]}, f"image {record.index}")
-    else:
-        check_entry(entry, f"image {record.index}")
-    return entry
-
-
-_PLACEHOLDER: dict[str, Any] = to_json(
-    ImageRecord(index=0, name="", sha256="0" * 64, label=0, verdict=Verdict.SURVIVED), 1
-)
 
 
 @contextmanager

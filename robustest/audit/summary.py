@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -13,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robustest.audit.facts import Columns, Counts, DataFacts, ModelFacts
-from robustest.audit.records import ImageRecord, Values, from_json
+from robustest.audit.reading import read_result
+from robustest.audit.records import ImageRecord, Values
 from robustest.audit.requirements import Answer, Judgement, Requirement
-from robustest.audit.schema import check_result
 from robustest.audit.statistics import (
     CONFIDENCE,
     Median,
@@ -258,24 +257,8 @@ def load_summary(path: str | Path) -> AuditSummary:
     where = Path(path)
     if where.is_dir():
         where = where / "result.json"
-    try:
-        content = json.loads(where.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise RunConflict(
-            f"result {str(path)!r} does not exist. Run `robustest audit`, or `robustest finish` on a planned run, first."
-        ) from error
-    except (ValueError, OSError, RecursionError) as error:
-        raise RunConflict(f"result {str(path)!r} cannot be read as JSON: {error}.") from error
-    check_result(content, str(path))
+    content, records = read_result(where)
     model, data = content["model"], content["data"]
-    width, eight_bit = data["shape"][1], data["eight_bit"]
-    if any(
-        edit["row"] >= data["shape"][0] or edit["column"] >= width
-        for e in content["images"]
-        for edit in e["edits"] or ()
-    ):
-        raise RunConflict(f"result {str(path)!r} has an edit outside its images of {data['shape']}. It was changed.")
-    records = tuple(from_json(entry, width, eight_bit=eight_bit) for entry in content["images"])
     settings = AttackSettings(**content["settings"])
     summary = summarise(
         columns_of(records, settings.norm),
@@ -293,7 +276,7 @@ def load_summary(path: str | Path) -> AuditSummary:
             count=data["count"],
             sha256=data["sha256"],
             shape=tuple(data["shape"]),
-            eight_bit=eight_bit,
+            eight_bit=data["eight_bit"],
             class_names=tuple(data["class_names"]),
         ),
         settings=settings,
