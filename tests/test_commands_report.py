@@ -182,3 +182,13 @@ def test_doctor_knows_when_torchvision_will_not_import(
 ) -> None:
     problem = torchvision_problem(torch, vision, requires)
     assert problem is None if says is None else says in (problem or "")
+
+
+def test_without_torch_the_demo_says_what_proofs_need(
+    demo: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("robustest.commands.demo._installed", lambda name: False)
+    assert run(["demo", "-o", str(demo), "--images", "12", "--queries", "60"]) == 0
+    told = capsys.readouterr().out
+    assert "Proofs need torch: pip install 'robustest[bounds]'." in told
+    assert "proven:" not in told

@@ -79,9 +79,13 @@ def demo(
     return 0
 
 
+def _installed(name: str) -> bool:
+    return importlib.util.find_spec(name) is not None
+
+
 def _proven(summaries: dict[str, AuditSummary], images: ImageSet, most: int) -> dict[str, Proven]:
     """For how many of the first images that both get right no change of up to _RADIUS a pixel is misclassified."""
-    if not most or importlib.util.find_spec("torch") is None or importlib.util.find_spec("onnx") is None:
+    if not most or not (_installed("torch") and _installed("onnx")):
         return {}
     import torch
 

@@ -11,10 +11,13 @@ import cv2
 import numpy as np
 import pytest
 
+from robustest.report.compared import write_comparison
 from robustest.report.html import write_report
+from robustest.report.several import write_several
 from robustest.results import Verdict
 from tests.report.browser import chromium, rendered, screenshot, views
 from tests.report.summaries import SURVIVOR, Fate, audit_of, flip
+from tests.report.test_compared import OURS, comparison, row
 
 LONG = "a-very-long-name-without-a-single-space-" * 6
 
@@ -122,3 +125,15 @@ def test_no_request_leaves_the_file(page: Path, tmp_path: Path) -> None:
         asked.clear()
         chromium(tmp_path, proxy, "--dump-dom", page.as_uri())
     assert [line for line in asked if b"google" not in line and b"gstatic" not in line] == []  # Chromium's own
+
+
+def test_the_other_pages_do_not_overflow_either(tmp_path: Path) -> None:
+    fates = [flip(0, 1, [1, 9], name=LONG), flip(1, 0, [3]), SURVIVOR]
+    first, images = audit_of(fates, class_names=("cat", LONG), source=LONG, command=LONG)
+    audits = {"a": first, LONG: audit_of(fates[::-1], source="b", images=images)[0], "c": first}
+    pages = [
+        write_several(audits, tmp_path / "several.html", title=LONG, images=images),
+        write_comparison(comparison(OURS, row(LONG, [1, 2, None, 9], note=LONG)), tmp_path / "comparison.html"),
+    ]
+    for page in pages:
+        assert [view.widths for view in views(page, tmp_path, [("", 320), ("", 1000)])] == [[320] * 3, [1000] * 3]
