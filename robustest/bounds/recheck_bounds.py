@@ -1,0 +1,235 @@
+"""Margin bounds computed a second time, in numpy: what a certificate's leaves are rechecked with.
+
+The mathematics is that of `centred` (changes relative to a base image, tangents below, secants above) with CROWN's two
+lines as the other choice, written anew over sparse matrices: it shares no code with the modules that made the proof.
+Rounding of the executed float32 network is charged at every layer; that of this program by the same charge with
+float64's unit, taken generously.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from robustest.bounds.recheck_model import Array, Layer, Model
+
+_U32, _U64 = 2.0**-24, 2.0**-53
+_FLUSH = 2.0**-126
+_TINY = 2.0**-45
+"""Absolute error of a slope, far above what a few float64 operations can do."""
+_UP = 1.0 + 2.0**-28
+_CHUNK = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Leaf:
+    """A set of images.
+
+    centre, lower, upper: (n,) the base image and the box. norm: linf (the box), l0, l0_dims, l1 or l2. eps: for the last two.
+    unit: dimensions that count as one. groups: L0 alone: (units, budget), disjoint; other units do not move.
+    """
+
+    centre: Array
+    lower: Array
+    upper: Array
+    norm: str
+    eps: float = 0.0
+    unit: int = 1
+    groups: tuple[tuple[NDArray[np.int64], int], ...] = ()
+
+    def each_lost(self, centre: Array, radius: Array) -> Array:
+        """(R, n) most that each dimension alone can take from `centre . d - radius . |d|`."""
+        down, up = np.maximum(centre + radius, 0), np.maximum(radius - centre, 0)
+        return np.asarray(np.maximum(down * (self.centre - self.lower), up * (self.upper - self.centre)))
+
+    def most_lost(self, centre: Array, radius: Array) -> Array:
+        """(R,) most that `-(centre . d - radius . |d|)` can be over the set; forms are (R, n)."""
+        lost = self.each_lost(centre, radius)
+        if self.norm == "linf":
+            return np.asarray(lost.sum(axis=1))
+        if self.norm in ("l0", "l0_dims"):
+            lost = lost.reshape(len(lost), -1, self.unit).sum(axis=2)
+            total = np.zeros(len(lost))
+            for units, budget in self.groups:
+                mine = lost[:, units]
+                if budget < mine.shape[1]:
+                    mine = np.partition(mine, mine.shape[1] - budget, axis=1)[:, mine.shape[1] - budget :]
+                total += mine.sum(axis=1)
+            return total
+        rate = np.abs(centre) + radius
+        room = np.broadcast_to(np.maximum(self.centre - self.lower, self.upper - self.centre), rate.shape)
+        return _l1_most(rate, room, self.eps) if self.norm == "l1" else _l2_most(rate, room, self.eps)
+
+
+def _l1_most(rate: Array, room: Array, eps: float) -> Array:
+    """Fractional knapsack by its dual at every breakpoint: any price gives an upper bound."""
+    order = np.argsort(-rate, axis=1)
+    sorted_rate = np.take_along_axis(rate, order, 1)
+    spent = np.cumsum(np.take_along_axis(room, order, 1), axis=1)
+    last = np.minimum((spent < eps).sum(axis=1), rate.shape[1] - 1)
+    price = sorted_rate[np.arange(len(rate)), last]
+    return np.asarray(price * eps + (room * np.maximum(rate - price[:, None], 0)).sum(axis=1))
+
+
+def _l2_most(rate: Array, room: Array, eps: float) -> Array:
+    """Best of a row of Lagrange multipliers: any positive one gives an upper bound."""
+    size = np.linalg.norm(rate, axis=1)
+    best = np.minimum(size * eps, (rate * room).sum(axis=1))
+    for share in np.logspace(0, -4, 40):
+        price = np.maximum(size / (2 * max(eps, 1e-300)) * share, 1e-300)[:, None]
+        move = np.minimum(rate / (2 * price), room)
+        best = np.minimum(best, (rate * move - price * move**2).sum(axis=1) + price[:, 0] * eps**2)
+    return np.asarray(best)
+
+
+@dataclass(slots=True)
+class _State:
+    """Per layer: value at the base, lowest and highest executed value, and what rounding may add."""
+
+    base: list[Array]
+    low: list[Array]
+    high: list[Array]
+    noise: list[Array]
+
+
+def least_margins(model: Model, leaf: Leaf, rows: Array) -> tuple[Array, Array]:
+    """Lower bounds of linear forms of the executed scores over a leaf.
+
+    Args:
+        model: the network. leaf: a set of images. rows: (R, K) forms.
+
+    Returns:
+        (R,) bounds; (n,) how much each dimension's move can take from the form with the least bound.
+    """
+    base = model.values(leaf.centre)
+    state = _State(base, [leaf.lower], [leaf.upper], [np.zeros_like(leaf.centre)])
+    readers = {layer.inputs[0] for layer in model.layers if layer.leak is not None}
+    for at, layer in enumerate(model.layers[1:], 1):
+        noise = _noise(layer, [np.maximum(np.abs(state.low[i]), np.abs(state.high[i])) for i in layer.inputs])
+        state.noise.append(noise)
+        low, high = _interval(layer, state)
+        low, high = low - noise, high + noise
+        if at in readers:
+            _tighten(model, at, leaf, state, low, high)
+        state.low.append(np.minimum(low, base[at]))
+        state.high.append(np.maximum(high, base[at]))
+    last = len(model.layers) - 1
+    value = rows @ base[last]
+    slack = 8 * len(base[last]) * _U64 * (np.abs(rows) @ np.abs(base[last]))
+    lost, forms = _lost(model, last, rows, leaf, state)
+    margins = value - slack - lost
+    worst = forms[int(margins.argmin())][None]
+    return np.asarray(margins), leaf.each_lost(worst, np.zeros_like(worst))[0]
+
+
+def _noise(layer: Layer, reach: Sequence[Array]) -> Array:
+    """What executing a layer in float32, and working with it here, can add to or take from each output."""
+    if layer.matrix is not None:
+        mass = layer.mass if len(layer.mass) else np.abs(layer.bias)
+        size = abs(layer.matrix) @ reach[0] + mass
+        terms = layer.terms + 4
+    else:
+        size, terms = np.sum(reach, axis=0), layer.terms
+        if layer.leak == 0.0:
+            return np.zeros_like(size)
+    executed = terms * _U32 / (1 - terms * _U32)
+    own = 16 * (terms + layer.size + 100) * _U64
+    return np.asarray(size * (executed + own) * _UP + terms * _FLUSH)
+
+
+def _interval(layer: Layer, state: _State) -> tuple[Array, Array]:
+    """Interval bounds of one layer from those of its inputs, rounding not yet charged."""
+    lows, highs = [state.low[i] for i in layer.inputs], [state.high[i] for i in layer.inputs]
+    if layer.matrix is not None:
+        middle, half = (lows[0] + highs[0]) / 2, (highs[0] - lows[0]) / 2
+        middle, half = layer.matrix @ middle + layer.bias, abs(layer.matrix) @ half * _UP
+        return middle - half, middle + half
+    if layer.leak is not None:
+        return (np.where(t > 0, t, layer.leak * t) for t in (lows[0], highs[0]))  # type: ignore[return-value]
+    return np.sum(lows, axis=0), np.sum(highs, axis=0)
+
+
+def _tighten(model: Model, at: int, leaf: Leaf, state: _State, low: Array, high: Array) -> None:
+    """Narrow the interval of a layer that a ReLU reads, entry by entry, in place."""
+    open_rows = np.flatnonzero((low < 0) & (high > 0))
+    for start in range(0, len(open_rows), _CHUNK):
+        part = open_rows[start : start + _CHUNK]
+        forms = np.zeros((len(part), model.layers[at].size))
+        forms[np.arange(len(part)), part] = 1.0
+        low[part] = np.maximum(low[part], state.base[at][part] - _lost(model, at, forms, leaf, state)[0])
+        high[part] = np.minimum(high[part], state.base[at][part] + _lost(model, at, -forms, leaf, state)[0])
+
+
+def _lost(model: Model, start: int, forms: Array, leaf: Leaf, state: _State) -> tuple[Array, Array]:
+    """The most that forms on a layer can fall from their base value, (R,), and their linear parts on the image, (R, n).
+
+    The better of secants, CROWN's lines, and CROWN's lines on the last ReLU alone.
+    """
+    last = max((i for i in range(1, start) if model.layers[i].leak is not None), default=0)
+    ways: list[set[int]] = [set(), {last}, set(range(start))]
+    tried = [_push(model, start, forms, leaf, state, lines) for lines in ways]
+    lost = np.stack([t[0] for t in tried])
+    best = lost.argmin(axis=0)
+    rows = np.arange(len(forms))
+    return lost[best, rows], np.stack([t[1] for t in tried])[best, rows]
+
+
+def _push(model: Model, start: int, forms: Array, leaf: Leaf, state: _State, lines: set[int]) -> tuple[Array, Array]:
+    """As `_lost`, with CROWN's lines on the ReLUs in `lines` and secants on the others."""
+    held: dict[int, tuple[Array, Array]] = {start: (forms, np.zeros_like(forms))}
+    lost = np.zeros(len(forms))
+    for at in range(start, 0, -1):
+        if at not in held:
+            continue
+        layer, (centre, radius) = model.layers[at], held.pop(at)
+        lost += (np.abs(centre) + radius) @ state.noise[at]
+        if layer.matrix is not None:
+            centre, radius = centre @ layer.matrix, radius @ abs(layer.matrix) * _UP
+        elif layer.leak is not None:
+            before = layer.inputs[0]
+            z0, low, high = state.base[before], state.low[before], state.high[before]
+            centre, radius, more = _relu(centre, radius, layer.leak, z0, low, high, at in lines)
+            lost += more
+        for i in layer.inputs:
+            if i in held:
+                held[i] = (held[i][0] + centre, held[i][1] + radius)
+            else:
+                held[i] = (centre, radius)
+    centre, radius = held[0]
+    return np.asarray((lost + leaf.most_lost(centre, radius)) * _UP), centre
+
+
+def _relu(
+    centre: Array, radius: Array, leak: float, z0: Array, low: Array, high: Array, line: bool
+) -> tuple[Array, Array, Array]:
+    """Forms on the change of a ReLU to forms on the change of its input, and what that loses."""
+
+    def relu(z: Array) -> Array:
+        return np.where(z > 0, z, leak * z)
+
+    plus, minus = np.maximum(centre, 0), np.minimum(centre, 0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        left = np.where(z0 > low, (relu(z0) - relu(low)) / (z0 - low), np.where(z0 > 0, 1.0, leak))
+        right = np.where(high > z0, (relu(high) - relu(z0)) / (high - z0), np.where(z0 > 0, 1.0, leak))
+        chord = np.where(high > low, (relu(high) - relu(low)) / (high - low), np.where(z0 > 0, 1.0, leak))
+    # Where a side does not bend, its secant is the slope itself, free of cancellation.
+    bends_left, bends_right = (z0 > 0) & (low < 0), (z0 <= 0) & (high > 0)
+    left = np.clip(np.where(bends_left, left, np.where(z0 > 0, 1.0, leak)), leak, 1.0)
+    right = np.clip(np.where(bends_right, right, np.where(z0 > 0, 1.0, leak)), leak, 1.0)
+    steepest = np.minimum(right + _TINY, 1.0)
+    if not line:
+        tangent = np.where(z0 > 0, 1.0, leak)
+        middle, half = (left + right) / 2, (right - left) / 2 + _TINY * (left != right)
+        extra = _TINY * np.abs(centre) if leak else 0.0
+        return plus * tangent + minus * middle, radius * steepest - minus * half + extra, np.zeros(len(centre))
+    crossing = (low < 0) & (high > 0)
+    above = np.where(crossing, np.clip(chord, leak, 1.0), np.where(low >= 0, 1.0, leak))
+    gap = np.where(crossing, relu(low) + above * (z0 - low) - relu(z0), 0.0)
+    below = np.where(crossing, np.where(high > -low, 1.0, leak), above)
+    dip = np.where(crossing, relu(z0) - below * z0, 0.0)
+    slack = _TINY * (np.abs(low) + np.abs(high))
+    loss = -(minus @ (np.maximum(gap, 0) + slack)) + plus @ (np.maximum(dip, 0) + slack)
+    return plus * below + minus * above, radius * steepest, loss
