@@ -3,8 +3,8 @@
 It plays the cooperative game of the paper: player I's features share what is learned of the pixels in them, player II
 picks pixels and colours. Since the order of moves does not matter, what is kept is not a tree of orders but one belief
 for each move, fed by every state that held it ("all moves as first"). Single moves are screened by a drawn upper bound;
-prefixes of the best grow until one flips; what is not needed is dropped; then, at one pixel fewer than the best, pixels are
-swapped for others, near and far, until that flips too, over and over until the queries are spent.
+a state is built move by move, with leaps ahead, until it flips; what is not needed is put back; then, at one pixel fewer
+than the best, pixels are swapped for others, near and far, until that flips too, over and over until the queries are spent.
 
 Source: Wicker, Huang & Kwiatkowska, TACAS 2018, arXiv:1710.07859, for the game. Departures: values are margins, not
 1/severity, which is flat until the first success; statistics are shared between orders of play.
@@ -16,9 +16,9 @@ from collections.abc import Generator
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from robustest.attack.search_beliefs import Beliefs
+from robustest.attack.search_moves import Ahead, climbing_moves, swapping_moves
 from robustest.attack.search_palette import Palette
 from robustest.attack.search_states import Batch, Ints, State
 from robustest.attack.task import Search, Task
@@ -29,38 +29,36 @@ from robustest.saliency.regions import feature_regions, grid_regions, one_region
 Asking = Generator[Edits, Margins, Margins]
 Playing = Generator[Edits, Margins, None]
 
+_SIZES = tuple(size << power for power in range(15) for size in (2, 3))  # 2, 3, 4, 6, 8, 12, ...
+_LARGE = 64  # pixels along the shorter side, above which effects reach further
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tuning:
-    """What was tuned on images that no check uses.
+    """What was tuned, on images that no check uses.
 
-    screening: share of the queries for single edits. screening_batch, swap_batch: states a question.
+    batch: states a question.
+    screening: share of the queries for single edits; the tenth of it where only the label is given.
     optimism: deviations added to a mean when an edit is chosen.
-    moving, joining: share of swaps that move a pixel to its own neighbour, or next to another pixel of the state.
-    double: share of swaps that exchange two pixels. patience: batches without progress before effects are measured anew.
+    surprise: relative variance of what else moves the margin when a single edit of the clean image is scored.
+    context: the same when the edit is made in a state with others, whose effects interfere.
+    direct: size of a first success that is good enough to go on from.
+    prefix: largest set that is tried before one is built with care. tallest: largest set that is built with care.
+    patience: questions without progress before effects are measured anew. despair: before another state is built.
+    warmth: how much worse a swap may be accepted, in units of the beliefs' scale.
     """
 
+    batch: int = 16
     screening: float = 0.2
-    screening_batch: int = 16
-    swap_batch: int = 16
-    optimism: float = 1.0
-    moving: float = 0.6
-    joining: float = 0.4
-    thinning: float = 0.3
-    double: float = 0.15
+    optimism: float = 1.5
+    surprise: float = 0.1
+    context: float = 3.0
+    direct: int = 8
+    prefix: int = 256
+    tallest: int = 64
     patience: int = 12
-    phases: bool = True
-    restart: int = 30
-    climb_above: int = 8
-    climb_most: int = 64
-    crowd: int = 6
-    climb_near: float = 0.25
-    fade: float = 1.0
-    fresh: float = 1.0
-    heat: float = 0.1
-    swap_noise: float = 3.0
-    screen_noise: float = 0.1
-    refresh: float = 0.7
+    despair: int = 30
+    warmth: float = 0.1
 
 
 def game_search(task: Task, rng: np.random.Generator, tuning: Tuning | None = None) -> Search:
@@ -84,22 +82,25 @@ class _Play:
     def __init__(self, task: Task, rng: np.random.Generator, tuning: Tuning) -> None:
         self.rng, self.tuning = rng, tuning
         self.palette = Palette(task.image, task.settings.values, task.settings.tau, eight_bit=task.eight_bit)
-        self.beliefs = Beliefs(self.palette, task.image.shape[:2], regions_of(task), rng=rng)
-        self.clean = task.clean_margin
+        height, width, _ = task.image.shape
+        far = min(height, width) > _LARGE
+        self.beliefs = Beliefs(
+            self.palette, (height, width), regions_of(task), rng=rng, reach=4.0 if far else 2.0, far=far
+        )
+        self.clean, self.label_only = task.clean_margin, task.decision_only
         self.queries, self.left = task.queries, task.queries
         self.best: State | None = None
-        self.turns = 0
+        self.restarts = 0
 
     def run(self) -> Playing:
         """All of it, until the queries are spent or one pixel is enough."""
         if not self.beliefs.allowed.any():
             return
         yield from self._screen()
-        yield from self._grow(once=True)
-        if self.best is None or len(self.best) > self.tuning.climb_above:
+        yield from self._leap()
+        if not self.label_only and (self.best is None or len(self.best) > self.tuning.direct):
             yield from self._climb()
-        if self.best is None:
-            yield from self._grow()
+        yield from self._force()
         yield from self._shrink()
         while self.best is not None and len(self.best) > 1 and self.left > 0:
             yield from self._undercut(self.best)
@@ -112,195 +113,133 @@ class _Play:
         flips = np.flatnonzero(margins < 0)
         if len(flips):
             sizes = np.diff(batch.offsets)[flips]
-            index = int(flips[sizes.argmin()])
             if self.best is None or sizes.min() < len(self.best):
-                self.best = batch[index]
+                self.best = batch[int(flips[sizes.argmin()])]
         return margins
 
     def _screen(self) -> Playing:
         """Try single edits where the drawn upper bound is highest."""
         beliefs, tuning = self.beliefs, self.tuning
-        stop = self.queries * (1 - tuning.screening)
+        share = tuning.screening / 10 if self.label_only else tuning.screening
+        stop = self.queries * (1 - share)
         while self.left > stop and self.best is None:
-            cells, colours = beliefs.top(beliefs.drawn(tuning.optimism), tuning.screening_batch)
+            cells, colours = beliefs.top(beliefs.drawn(tuning.optimism), tuning.batch)
             margins = yield from self._ask(Batch.square(cells[:, None], colours[:, None]))
-            beliefs.learn(cells, colours, self.clean - margins, noise=tuning.screen_noise)
-            if tuning.phases: beliefs.tune(cells, colours, self.clean - margins)
+            drops = self.clean - margins
+            beliefs.learn(cells, colours, drops, noise=tuning.surprise)
+            beliefs.tune(cells, colours, drops)
             beliefs.borrow()
 
-    def _grow(self, *, once: bool = False) -> Playing:
-        """Try ever larger sets of the edits believed best until one flips; then, if none does, change the largest set."""
-        beliefs = self.beliefs
-        most = max(len(beliefs.cell_of_pixel) // 3, 1)
-        blur = 0.0 if once else 0.3
-        largest, lowest = State(np.zeros(0, np.int64), np.zeros(0, np.int64)), np.inf
-        tries = 0
-        while self.best is None and self.left > 0 and (tries < 1 or not once):
-            tries += 1
-            scores = beliefs.mean + np.float32(blur * beliefs.scale) * beliefs.deviation * self.rng.standard_normal(
-                beliefs.mean.shape, dtype=np.float32
-            )
-            order = State(*beliefs.top(scores, most))
-            if blur > 0.6 and len(largest):
-                order = self._renewed(largest, order)
-            sizes = [size for size in _SIZES if size < len(order)] + [len(order)]
-            tried = [order.keep(np.arange(size)) for size in sizes if size <= max(256, len(largest))]
-            margins = yield from self._ask(Batch.of(tried))
-            index = int(margins.argmin())
-            if margins[index] <= lowest:
-                largest, lowest = tried[index], float(margins[index])
-            blur += 0.3
+    def _leap(self) -> Playing:
+        """Try ever larger sets of the edits believed best, once."""
+        if self.best is None and self.left > 0:
+            order = State(*self.beliefs.top(self.beliefs.mean.copy(), self.tuning.prefix))
+            yield from self._ask(Batch.of(_prefixes(order)))
 
     def _climb(self) -> Playing:
-        """Build a state edit by edit, each chosen by what it brings to those before it, until it flips or is no smaller than the best."""
+        """Build a state edit by edit, each chosen by what it brings to those before it, until a leap ahead of it flips.
+
+        Goes on until what it builds is no smaller than the best.
+        """
         beliefs, tuning = self.beliefs, self.tuning
-        state, margin, stalled = State(np.zeros(0, np.int64), np.zeros(0, np.int64)), self.clean, 0
-        most = min(tuning.climb_most, len(beliefs.cell_of_pixel) // 2)
-        while self.left > 0 and len(state) + 1 < (most if self.best is None else len(self.best)):
-            scores = beliefs.drawn(tuning.optimism)
-            cells, colours = beliefs.top(scores, tuning.swap_batch, avoid=state.cells)
-            if not len(cells):
+        state, margin, stalled = State.empty(), self.clean, 0
+        tallest = min(tuning.tallest, len(beliefs.cell_of_pixel) // 2)
+        while self.left > 0 and len(state) + 1 < (tallest if self.best is None else len(self.best)):
+            moves = climbing_moves(state, beliefs, optimism=tuning.optimism, count=tuning.batch, rng=self.rng)
+            if moves is None:
                 return
-            if len(state):
-                count = int(len(cells) * tuning.climb_near)
-                near_cells, near_colours = self._near(scores, state.cells[self.rng.integers(len(state), size=count)])
-                cells[len(cells) - len(near_cells) :] = near_cells
-                colours[len(cells) - len(near_cells) :] = near_colours
-            adding = len(cells) if len(state) < tuning.crowd else max(len(cells) * tuning.crowd // (2 * len(state)), 2)
-            cells, colours = cells[-adding:], colours[-adding:]
-            batch = Batch.of(
-                [state.plus(State(cells[row : row + 1], colours[row : row + 1])) for row in range(len(cells))]
-            )
-            if adding < tuning.swap_batch:
-                swapped = self._swaps(state, np.zeros(len(state)), stalled)[0]
-                batch = batch.joined(swapped, tuning.swap_batch - adding)
+            batch, added, sizes = moves
             margins = yield from self._ask(batch)
-            if (margins < 0).any():
+            singles = len(added)
+            beliefs.learn(added.cells, added.colours, margin - margins[:singles], noise=tuning.context)
+            # Several edits at once are worth it where they bring more than their number's share.
+            worth = (margin - margins) / sizes**0.7
+            place = int(worth[sizes <= 4].argmax())
+            if margins[place] < 0:
                 return
-            beliefs.learn(cells, colours, margin - margins[:adding], noise=tuning.swap_noise)
-            place = int(margins[:adding].argmin())
-            if len(margins) > adding:
-                other = adding + int(margins[adding:].argmin())
-                if margin - margins[other] > max(margin - margins[place], 0) / 2:
-                    place = other
             stalled = 0 if margins[place] < margin else stalled + 1
             if margins[place] <= margin or stalled % 3 == 0:
                 state, margin = batch[place], float(margins[place])
 
-    def _near(self, scores: NDArray[np.float32], anchors: Ints) -> tuple[Ints, Ints]:
-        """Good edits next to the given cells, one each where there is one: (cells, colours)."""
-        around = self.beliefs.neighbours(anchors)
-        drawn = np.where(self.rng.random(around.shape, dtype=np.float32) < self.tuning.thinning, scores[:, around], -np.inf)
-        best = drawn.max(axis=0)
-        pick = best.argmax(axis=1)
-        rows = np.flatnonzero(best[np.arange(len(anchors)), pick] > _WORST)
-        return around[rows, pick[rows]], drawn[:, rows, pick[rows]].argmax(axis=0)
-
-    def _renewed(self, state: State, order: State) -> State:
-        """`state` with an eighth of its edits given up for the best of `order` not in it, and a few more."""
-        kept = state.keep(self.rng.permutation(len(state))[max(1, len(state) // 8) :])
-        fresh = order.keep(~np.isin(order.cells, kept.cells))
-        return kept.plus(fresh)
+    def _force(self) -> Playing:
+        """While nothing flips: try large sets of edits drawn ever more freely, and keep what lowered the margin most."""
+        beliefs = self.beliefs
+        most = max(len(beliefs.cell_of_pixel) // 3, 1)
+        kept, lowest, freedom = State.empty(), np.inf, 0.3
+        while self.best is None and self.left > 0:
+            noise = self.rng.standard_normal(beliefs.mean.shape, dtype=np.float32)
+            scores = beliefs.mean + np.float32(freedom * beliefs.scale) * beliefs.deviation * noise
+            order = State(*beliefs.top(scores, most))
+            if len(kept):
+                kept = kept.keep(self.rng.permutation(len(kept))[len(kept) // 8 :])
+                order = kept.plus(order.keep(~np.isin(order.cells, kept.cells)))
+            tried = _prefixes(order)
+            margins = yield from self._ask(Batch.of(tried))
+            index = int(margins.argmin())
+            if margins[index] <= lowest:
+                kept, lowest = tried[index], float(margins[index])
+            freedom += 0.3
 
     def _shrink(self) -> Playing:
-        """Put back ever smaller groups of the best state's edits while it still flips."""
-        if self.best is None:
-            return
-        group = len(self.best) // 2
-        while group >= 2 and self.left > 0 and len(self.best) > 24:
+        """Put back groups of the best state's edits, then all that are measured to be free, while it still flips."""
+        group = len(self.best) // 2 if self.best is not None else 0
+        while self.best is not None and group >= 2 and self.left > 0 and len(self.best) > 24:
             state = self.best
             order = self.rng.permutation(len(state))
             parts = [order[start : start + group] for start in range(0, len(state), group)]
             yield from self._ask(Batch.of([state.keep(np.setdiff1d(order, part)) for part in parts]))
             group = group // 2 if self.best is state else min(group, len(self.best) // 2)
-        while len(self.best) > 2 and self.left > 0:
+        while self.best is not None and len(self.best) > 2 and self.left > 0:
             state = self.best
             margins = yield from self._ask(Batch.of(state.without_each()))
             order = np.argsort(margins, kind="stable")
             free = int((margins < 0).sum())
             if free < 2:
                 return
-            sizes = sorted({2, min(3, free), free // 2, free, min(2 * free, len(state) - 1)} - {0, 1})
-            yield from self._ask(Batch.of([state.keep(order[size:]) for size in sizes if size < len(state)]))
+            sizes = sorted({2, min(3, free), free // 2, free, min(2 * free, len(state) - 1)} - {0, 1, len(state)})
+            yield from self._ask(Batch.of([state.keep(order[size:]) for size in sizes]))
 
     def _undercut(self, state: State) -> Playing:
-        """Drop the edit least needed, then swap edits at that size until it flips."""
+        """Drop an edit little needed, then swap edits at that size until it flips."""
+        beliefs, tuning = self.beliefs, self.tuning
         margins = yield from self._ask(Batch.of(state.without_each()))
-        place = int(margins.argmin())
-        if self.turns:
-            place = int(np.argsort(margins)[min(self.rng.integers(3), len(margins) - 1)])
+        rank = min(int(self.rng.integers(3)), len(state) - 1) if self.restarts else 0
+        place = int(np.argsort(margins, kind="stable")[rank])
         others = np.arange(len(state)) != place
         current, margin = state.keep(others), float(margins[place])
         need = (margins - margin)[others]  # how much each edit holds the margin down
         stalled, lowest = 0, margin
-        if self.tuning.fresh < 1: self.beliefs.forget(self.tuning.fresh)
-        if self.tuning.fade < 1: self.beliefs.mean[self.beliefs.allowed] *= self.tuning.fade
         while self.left > 0 and margin >= 0:
-            batch, cells, colours, leaving = self._swaps(current, need, stalled)
+            ahead = Ahead(current, need, beliefs.scale / 2 * max(1, stalled / 4) + 1e-9)
+            batch, added, places = swapping_moves(
+                ahead, beliefs, optimism=tuning.optimism, count=tuning.batch, rng=self.rng
+            )
+            if not len(batch):
+                return
             margins = yield from self._ask(batch)
-            self.beliefs.learn(cells, colours, margin - margins + need[leaving], noise=self.tuning.swap_noise)
+            drops = margin - margins + need[places]
+            beliefs.learn(added.cells, added.colours, drops, noise=tuning.context)
             place = int(margins.argmin())
-            if margins[place] <= margin + (self.tuning.heat * self.beliefs.scale * self.rng.exponential() if self.tuning.heat else 0):
+            if margins[place] <= margin + tuning.warmth * beliefs.scale * self.rng.exponential():
                 need = need.copy()
-                need[leaving[place]] = max(need[leaving[place]] + margin - margins[place], 0)
+                need[places[place]] = max(need[places[place]] + margin - margins[place], 0)
                 current, margin = batch[place], float(margins[place])
             stalled += 1
             if margin < lowest:
                 stalled, lowest = 0, margin
-            if self.tuning.restart and stalled >= self.tuning.restart:
-                yield from self._climb()
-                self.turns += 1
+            if stalled >= tuning.despair:
+                self.restarts += 1
+                if not self.label_only:
+                    yield from self._climb()
                 return
-            if stalled % self.tuning.patience == self.tuning.patience - 1 and len(current) > 1:
+            if stalled % tuning.patience == tuning.patience - 1 and len(current) > 1:
                 margins = yield from self._ask(Batch.of(current.without_each()))
                 need = margins - margin
-                self.beliefs.forget(self.tuning.refresh)
-                self.beliefs.borrow()
-
-    def _swaps(self, state: State, need: NDArray[np.float64], stalled: int) -> tuple[Batch, Ints, Ints, Ints]:
-        """States that differ from `state` in one edit, some in two.
-
-        Returns:
-            batch: the B states. cells, colours: (B,) the edit brought in first. places: (B,) whose place it took.
-        """
-        beliefs, rng, tuning = self.beliefs, self.rng, self.tuning
-        size, count = len(state), tuning.swap_batch
-        scores = beliefs.drawn(tuning.optimism)
-        cells, colours = beliefs.top(scores, count + count // 2, avoid=state.cells)
-        count = min(count, len(cells))
-        seconds = State(cells[count:], colours[count:])
-        cells, colours = cells[:count], colours[:count]
-        warmth = beliefs.scale / 2 * max(1, stalled / 4) + 1e-9
-        weight = np.cumsum(np.exp((need.min() - need) / warmth))
-        leaving = np.searchsorted(weight, rng.random(count) * weight[-1], side="right")
-        kind = rng.random(count)
-        anchors = rng.integers(size, size=count)
-        moving = kind < tuning.moving
-        leaving[moving] = anchors[moving]
-        local = np.flatnonzero(kind < tuning.moving + tuning.joining)
-        around = beliefs.neighbours(state.cells[anchors[local]])
-        near = np.where(rng.random(around.shape, dtype=np.float32) < tuning.thinning, scores[:, around], -np.inf)
-        best = near.max(axis=0)
-        pick = best.argmax(axis=1)
-        good = best[np.arange(len(local)), pick] > _WORST
-        local, pick, around, near = local[good], pick[good], around[good], near[:, good]
-        picked = np.arange(len(local))
-        cells[local] = around[picked, pick]
-        colours[local] = near[:, picked, pick].argmax(axis=0)
-        rows = np.arange(count)
-        new_cells, new_colours = state.cells[None].repeat(count, 0), state.colours[None].repeat(count, 0)
-        new_cells[rows, leaving] = cells
-        new_colours[rows, leaving] = colours
-        if size > 2 and len(seconds):
-            twice = np.flatnonzero(rng.random(count) < tuning.double)[: len(seconds)]
-            seconds = seconds.keep(np.arange(len(twice)))
-            fresh = seconds.cells != cells[twice]
-            twice, seconds = twice[fresh], seconds.keep(fresh)
-            place = (leaving[twice] + 1 + rng.integers(size - 1, size=len(twice))) % size
-            new_cells[twice, place] = seconds.cells
-            new_colours[twice, place] = seconds.colours
-        return Batch.square(new_cells, new_colours), cells, colours, leaving
+                beliefs.forget(0.7)
+                beliefs.borrow()
 
 
-_WORST = -1e20
-_SIZES = (2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 2048, 4096, 8192, 16384, 32768)
+def _prefixes(order: State) -> list[State]:
+    """The first 2, 3, 4, 6, 8, 12, ... edits of an order, and all of it."""
+    sizes = [size for size in _SIZES if size < len(order)]
+    return [order.keep(np.arange(size)) for size in [*sizes, len(order)]]

@@ -19,6 +19,8 @@ Ints = NDArray[np.int64]
 Floats = NDArray[np.float32]
 
 _PERIOD = 2  # of the strides that convolutions commonly begin with
+_REGION_PRIOR = 0.5  # tries of a region whose effects are as those of all: how slowly it is believed to differ
+_COLOUR_PRIOR = 2.0  # the same for a colour
 _NEVER = np.float32(-1e30)
 _POOL = (
     1 << 15
@@ -30,7 +32,7 @@ class Beliefs:
 
     Args:
         palette: the colours. shape: (H, W). regions: (H*W,) region of each pixel.
-        reach: e-folding length of the correlation, in pixels. colour_floor: correlation of unlike colours, relative to like ones.
+        reach: e-folding length of the correlation, in pixels. far: learn of pixels up to four away, not two. colour_floor: correlation of unlike colours, relative to like ones.
         rng: draws.
     """
 
@@ -42,11 +44,12 @@ class Beliefs:
         *,
         rng: np.random.Generator,
         reach: float = 2.0,
-        radius: int = 2,
+        far: bool = False,
         colour_floor: float = 0.25,
     ) -> None:
         height, width = shape
-        self.rng, self.radius = rng, radius
+        self.rng = rng
+        radius = 4 if far else 2
         self.across = width + 2 * radius
         self.cells = self.across * (height + 2 * radius)
         rows, columns = np.divmod(np.arange(height * width), width)
@@ -64,7 +67,6 @@ class Beliefs:
         self.allowed: NDArray[np.bool_] = self.size > 0
         self.mean: Floats = np.where(self.allowed, np.float32(0), _NEVER)
         self.deviation: Floats = self.size.copy()  # in units of `scale`, so that nothing need be known of the margins
-        self.tries = np.zeros((colours, self.cells), np.float32)
         self._region = np.zeros(self.cells, np.int64)
         self._region[self.cell_of_pixel] = regions
         self._regions = int(regions.max()) + 1
@@ -78,7 +80,8 @@ class Beliefs:
         steps = np.arange(-radius, radius + 1)
         down, right = (axis.ravel() for axis in np.meshgrid(steps, steps, indexing="ij"))
         self._around: Ints = down * self.across + right
-        close = np.abs(down) + np.abs(right) <= radius
+        steps_away = np.abs(down) + np.abs(right)
+        close = (steps_away <= 2) | ((steps_away <= 4) & (down % 2 == 0) & (right % 2 == 0) & far)
         self._offsets: Ints = self._around[close]
         self._near: Floats = np.exp(-np.hypot(down, right)[close] / reach).astype(np.float32)
         self._gain = np.zeros(colours * self.cells, np.float32)
@@ -123,20 +126,20 @@ class Beliefs:
         spread[places] = spread[places] * np.sqrt(np.maximum(1 - share, 0.02))
         self._gain[places] = 0
         self._share[places] = 0
-        self.tries[colours, cells] += 1
         np.add.at(self._told, (colours, self._region[cells]), surprise * size)
         np.add.at(self._heard, (colours, self._region[cells]), size**2)
 
     def borrow(self) -> None:
         """Spread what the regions have in common to pixels not yet known of, and start to listen anew."""
         told, heard = self._told, self._heard
-        shrinkage = 0.2
         whole, weight = told.sum(axis=0), heard.sum(axis=0)
-        common = (told + shrinkage * whole / (weight + shrinkage)) / (heard + shrinkage)
+        by_colour = told.sum(axis=1) / (heard.sum(axis=1) + _COLOUR_PRIOR)
+        common = (told + _REGION_PRIOR * (whole / (weight + _REGION_PRIOR) + by_colour[:, None])) / (
+            heard + _REGION_PRIOR
+        )
         unknown = np.square(self.deviation / np.maximum(self.size, 1e-9))
         self.mean += (unknown * self.size * common[:, self._region]).astype(np.float32)
         told[:] = 0
-        heard[:] = 0
 
     def tune(self, cells: Ints, colours: Ints, drops: NDArray[np.float64]) -> None:
         """Learn how much the pixels of each phase of the grid matter: a first layer with a stride looks at some more than at others.

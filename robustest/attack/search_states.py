@@ -21,6 +21,11 @@ class State:
     cells: Ints
     colours: Ints
 
+    @staticmethod
+    def empty() -> State:
+        """No edit: the image as it is."""
+        return State(np.zeros(0, np.int64), np.zeros(0, np.int64))
+
     def __len__(self) -> int:
         return len(self.cells)
 
@@ -60,15 +65,6 @@ class Batch:
             np.concatenate([state.cells for state in states]),
             np.concatenate([state.colours for state in states]),
             offsets,
-        )
-
-    def joined(self, other: Batch, count: int) -> Batch:
-        """These states and the first `count` of the other's."""
-        offsets = other.offsets[: count + 1]
-        return Batch(
-            np.concatenate([self.cells, other.cells[: offsets[-1]]]),
-            np.concatenate([self.colours, other.colours[: offsets[-1]]]),
-            np.concatenate([self.offsets, offsets[1:] + self.offsets[-1]]),
         )
 
     @staticmethod
