@@ -11,7 +11,16 @@ from numpy.typing import NDArray
 # Lightness rises all the way, so that the order survives a gray print; hue runs from blue over red to yellow, which
 # people with any of the usual colour deficiencies tell apart.
 _STOPS = np.array(
-    [(10, 10, 32), (46, 18, 94), (104, 26, 118), (162, 42, 104), (214, 68, 72), (244, 118, 42), (252, 182, 56), (252, 246, 180)],
+    [
+        (10, 10, 32),
+        (46, 18, 94),
+        (104, 26, 118),
+        (162, 42, 104),
+        (214, 68, 72),
+        (244, 118, 42),
+        (252, 182, 56),
+        (252, 246, 180),
+    ],
     dtype=np.float64,
 )
 
