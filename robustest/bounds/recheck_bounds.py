@@ -55,6 +55,8 @@ class Leaf:
             total = np.zeros(len(lost))
             for units, budget in self.groups:
                 mine = lost[:, units]
+                if budget == 0:
+                    continue
                 if budget < mine.shape[1]:
                     mine = np.partition(mine, mine.shape[1] - budget, axis=1)[:, mine.shape[1] - budget :]
                 total += mine.sum(axis=1)
