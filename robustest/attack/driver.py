@@ -107,9 +107,9 @@ class _Game:
         """True when the queries left are just enough to shrink the best image and check that no pixel can be put back."""
         best = self.record.best
         assert best is not None
-        reserve = len(best.pixels) + 8  # after a first round of putting back, a second one has this many to ask
+        reserve = 2 * len(best.pixels) + 16  # for the rounds of putting back that follow the first
         left = self.record.left - len(self.question)
-        if left >= reserve + len(best.pixels):
+        if left >= reserve + len(best.pixels) or len(best.pixels) == 1:
             return False
         unchecked = self.record.unchecked()
         return unchecked > 0 and left < unchecked + reserve
