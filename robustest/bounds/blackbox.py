@@ -23,7 +23,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from robustest.audit.statistics import clopper_pearson
 from robustest.bounds.guarantee import Bound, Guarantee
 from robustest.errors import InvalidSetting
 
@@ -97,8 +96,7 @@ def smooth(
     label = int(np.bincount(first).argmax())
     votes = _votes(classify, image, sigma, samples, batch, rng)
     count = int((votes == label).sum())
-    # One-sided: the lower end of the two-sided interval with twice the error.
-    low = clopper_pearson(count, samples, confidence=_two_sided(confidence))[0] - image.size * _DRAW_SLACK
+    low = _least_share(count, samples, confidence) - image.size * _DRAW_SLACK
     radius = smoothing_radius(low, sigma)
     if radius is None:
         return Smoothed(None, count, samples, None)
@@ -113,11 +111,13 @@ def smooth(
     return Smoothed(label, count, samples, bound)
 
 
-def _two_sided(confidence: float) -> float:
-    """Confidence of the two-sided interval either end of which has the one-sided `confidence`."""
-    if not 0.5 < confidence < 1:
-        raise InvalidSetting(f"confidence must be in (0.5, 1); got {confidence}. Try 0.999.")
-    return 1 - 2 * (1 - confidence)
+def _least_share(count: int, of: int, confidence: float) -> float:
+    """Lower end of the one-sided Clopper-Pearson interval of a share."""
+    from scipy.special import betaincinv
+
+    if not 0 < confidence < 1:
+        raise InvalidSetting(f"confidence must be in (0, 1); got {confidence}. Try 0.999.")
+    return float(betaincinv(count, of - count + 1, 1 - confidence)) if count else 0.0
 
 
 def _votes(
@@ -198,7 +198,7 @@ def ablate(
 
     label = int(np.bincount(votes(choose)).argmax())
     count = int((votes(samples) == label).sum())
-    low = clopper_pearson(count, samples, confidence=_two_sided(confidence))[0]
+    low = _least_share(count, samples, confidence)
     pixels = ablation_radius(low, places, keep)
     if pixels is None:
         return Ablated(None, count, samples, None)
@@ -254,7 +254,7 @@ def volume_test(
     wrong = 0
     for start in range(0, samples, batch):
         wrong += int((classify(draw(min(batch, samples - start))) != label).sum())
-    share = clopper_pearson(wrong, samples, confidence=_two_sided(confidence))[1]
+    share = 1 - _least_share(samples - wrong, samples, confidence)
     says = (f"{wrong} of {samples} images drawn uniformly from the region were misclassified; not the worst case.",)
     return Bound(share, Guarantee.STATISTICAL, "volume test", says, confidence, time.thread_time() - started)
 
