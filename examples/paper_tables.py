@@ -25,7 +25,7 @@ from robustest.baselines.comparison import Row
 from robustest.classifiers.classifier import Classifier
 
 ROOT = Path(__file__).resolve().parent.parent
-ATTACKS = "game,cw-l0:300,jsma-f,jsma-z,jsma,sigma-zero,sparsefool"
+ATTACKS = "game,cw-l0,jsma-f,jsma-z,jsma,sigma-zero,sparsefool"
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +108,7 @@ TABLES = (
         20,
         "ResNet-20, 91.7 % accurate, to see how far the tables depend on the network.",
         (*_FGBB_CIFAR, *_DG_CIFAR),
-        "game,cw-l0:300,jsma-f,jsma-z,sigma-zero:300,sparsefool",
+        "game,cw-l0,jsma-f,jsma-z,sigma-zero:300,sparsefool",
     ),
     Table(
         "Traffic lights",

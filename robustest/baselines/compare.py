@@ -176,7 +176,9 @@ def _row(
                 progress(spec.name, done, len(images))
 
         wanted = replace(settings, attack=spec.name, queries=budget)
-        return run_white_box(classifier, images, spec.name, wanted, progress=told)
+        row = run_white_box(classifier, images, spec.name, wanted, progress=told)
+        own = f"its own budget is {budget} queries" if spec.queries and row.runs else ""
+        return replace(row, note="; ".join(note for note in (row.note, own) if note))
     access: Access = "label" if spec.name in LABEL_ONLY or classifier.info.output == "label" else "scores"
     runs = []
     for k in spec.pixels or (None,):
@@ -188,7 +190,9 @@ def _row(
         except EnvironmentFailure as error:
             return Row(name=spec.name, access=access, runs=(), note=str(error))
         runs.append(Run(attack=name, pixels=k, budget=budget, results=results, seconds=time.process_time() - started))
-    note = f"one run of {budget} queries for each number of pixels" if len(runs) > 1 else ""
+    notes = [f"one run of {budget} queries for each number of pixels"] if len(runs) > 1 else []
+    notes += [f"its own budget is {budget} queries"] if spec.queries else []
+    note = "; ".join(notes)
     return Row(name=spec.name, access=access, runs=tuple(runs), note=note)
 
 

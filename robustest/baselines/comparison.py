@@ -199,14 +199,16 @@ class Comparison:
         found = []
         whites = [row for row in self.rows if row.access == "gradients" and row.runs]
         blacks = [row for row in self.rows if row.access != "gradients" and row.runs]
+        behind = []
         for k in self.pixels:
-            best_white = _best(self, whites, k)
-            best_black = _best(self, blacks, k)
-            if best_white and best_black and best_white[1] < best_black[1]:
-                found.append(
-                    f"at {k} pixels the best attack with gradients ({best_white[0]}) flips {best_white[1]} of {len(self)} "
-                    f"images, fewer than {best_black[0]} without them ({best_black[1]}): the white-box side is not the worst case here"
-                )
+            white, black = _best(self, whites, k), _best(self, blacks, k)
+            if white and black and white[1] < black[1]:
+                behind.append(f"{white[1]} ({white[0]}) against {black[1]} ({black[0]}) of {len(self)} at k={k}")
+        if behind:
+            found.append(
+                f"the best attack with gradients flips fewer images than the best without: {', '.join(behind)}; so the "
+                "white-box side is not the worst case here"
+            )
         for row in self.rows:
             unknown = sum(r.verdict is Verdict.UNKNOWN for run in row.runs for r in run.results)
             if unknown:

@@ -47,7 +47,7 @@ def print_comparison(comparison: Comparison, *, file: IO[str] | None = None) -> 
             console.print(f"{row.name}: {row.note}", markup=False)
     lines = paired_sentences(comparison)
     if lines:
-        console.print("Paired, same images (exact McNemar test):", markup=False)
+        console.print("Paired, same images, exact McNemar tests:", markup=False)
         for line in lines:
             console.print(f"  {line}", markup=False)
     for doubt in comparison.doubts():
@@ -117,17 +117,20 @@ def _cells(comparison: Comparison, row: Row) -> list[str]:
 
 
 def paired_sentences(comparison: Comparison) -> list[str]:
-    """The first attack against each other, where the images that only one of them flips differ beyond chance."""
-    sentences = []
-    for duel in comparison.duels():
+    """The first attack against each other: one sentence where images that only one of them flips differ beyond chance."""
+    duels = comparison.duels()
+    clear: dict[str, list[str]] = {}
+    for duel in duels:
         paired = duel.paired
         if paired.p_value < _SIGNIFICANT:
-            ahead = duel.first if paired.only_first > paired.only_second else duel.second
-            sentences.append(
-                f"k={duel.pixels}: {ahead} ahead; only {duel.first} flips {paired.only_first}, only {duel.second} "
-                f"{paired.only_second}, p = {paired.p_value:.2g}"
-            )
-    return sentences
+            counts = f"k={duel.pixels} {paired.only_first}:{paired.only_second} (p={paired.p_value:.2g})"
+            clear.setdefault(duel.second, []).append(counts)
+    if not duels:
+        return []
+    sentences = [
+        f"{duels[0].first} against {name}, images that only one flips: {', '.join(c)}" for name, c in clear.items()
+    ]
+    return [*sentences, f"of {len(duels)} tests, each at {_SIGNIFICANT:g}, not corrected for their number"]
 
 
 def markdown_of(comparison: Comparison) -> str:
