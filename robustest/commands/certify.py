@@ -89,7 +89,11 @@ def certify(
         content = {
             "format": "robustest/brackets",
             "version": 1,
-            "model": {"source": classifier.info.source, "sha256": classifier.info.digest},
+            "model": {
+                "source": classifier.info.source,
+                "sha256": classifier.info.digest,
+                "path": str(Path(model).resolve()),
+            },
             "seconds": seconds,
             "images": entries,
         }
@@ -106,3 +110,41 @@ def _words(bracket: Any) -> str:
     upper = "none found" if bracket.upper is None else f"{bracket.upper.value:.6g}"
     how = "" if bracket.lower is None else f"  {bracket.lower.guarantee.name} by {bracket.lower.method}"
     return f"[{lower}, {upper}]{'  exact' if bracket.exact else ''}{how}"
+
+
+def recheck(
+    file: Path,
+    /,
+    *,
+    model: Path | None = None,
+) -> int:
+    """Check a saved certificate by a second program that shares no code with the one that made it.
+
+    Exits with 0 if it is confirmed, 1 if it is broken or about another model, 3 if the second program's bound is not tight
+    enough to say.
+
+    Example: robustest recheck proofs/certificates/000000-l0.json --model signs.onnx
+
+    Args:
+        file: certificate, as `robustest certify -o DIR` writes it.
+        model: the model file; the one that DIR/certify.json names if not given.
+    """
+    from robustest.bounds.recheck import Finding
+    from robustest.bounds.recheck import recheck as check
+    from robustest.errors import InvalidSetting
+
+    if not file.is_file():
+        raise InvalidSetting(f"certificate {str(file)!r} does not exist.")
+    if model is None:
+        listed = file.parent.parent / "certify.json"
+        try:
+            model = Path(json.loads(listed.read_text(encoding="utf-8"))["model"]["path"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise InvalidSetting(
+                f"--model is missing, and {str(listed)!r} does not name one. Give the model file."
+            ) from error
+    verdict = check(file, model)
+    print(f"{file.name}: {verdict.finding.value}{' ' + verdict.reason if verdict.reason else ''}")
+    lowest = "" if verdict.lowest is None else f", least margin bound {verdict.lowest:.6g}"
+    print(f"{verdict.leaves} part(s) proved again{lowest}, {verdict.seconds:.2f} s")
+    return {Finding.CONFIRMED: 0, Finding.NOT_CONFIRMED: 3}.get(verdict.finding, 1)

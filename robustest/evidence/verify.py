@@ -250,13 +250,13 @@ def _check_certificates(folder: Path, classifier: Classifier | None, checked: li
     if classifier is None or not hasattr(classifier, "path"):
         checked.append(f"{len(paths)} certificates are there; give --model with an ONNX file to recheck them")
         return
-    from robustest.bounds.recheck import recheck
+    from robustest.bounds.recheck import Finding, recheck
 
     good = 0
     for path in paths:
         verdict = recheck(path, classifier.path)
-        if verdict.holds:
+        if verdict.finding is Finding.CONFIRMED:
             good += 1
         else:
-            problems.append(f"certificates/{path.name}: {verdict.reason}")
+            problems.append(f"certificates/{path.name}: {verdict.finding.value} {verdict.reason}".rstrip())
     checked.append(f"{good} of {len(paths)} certificates hold when rechecked")
