@@ -39,7 +39,7 @@ _MODULES = {"opencv-python-headless": "cv2"}
 _EXTRAS = {
     "torch": (("torch", "safetensors"), "torch modules as classifiers, on the CPU or CUDA"),
     "bounds": (("torch", "safetensors", "onnx"), "certificates: proven distances"),
-    "compare": (("torch", "captum"), "white-box attacks and saliency maps to compare with"),
+    "compare": (("torch", "captum", "onnx"), "white-box attacks and saliency maps to compare with"),
     "grpc": (("grpcio",), "models served over gRPC"),
     "parquet": (("pyarrow",), "sealed ledgers as Parquet"),
     "dask": (("distributed",), "shards placed on a Dask cluster"),

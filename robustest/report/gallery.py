@@ -23,6 +23,7 @@ _MOST_ROWS = 2000
 _CARD_BYTES = 850_000  # of all cards; with a table of 500 rows and the charts the page stays below 2 MB
 _SPRITE_BYTES = 450_000  # of the clean pictures that cards and rows share
 _EXACT_SIDE = 64
+_PATH_MARKUP = 30  # bytes around each colour's path
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,7 +225,7 @@ def _card(record: ImageRecord, summary: AuditSummary, images: Pixels, ident: str
 
 
 def _size(pictures: Pictures) -> int:
-    paths = sum(len(path) for group in (pictures.changed, pictures.difference) for _, path in group)
+    paths = sum(len(path) + _PATH_MARKUP for group in (pictures.changed, pictures.difference) for _, path in group)
     texts = len(pictures.saliency) + len(pictures.saliency_after) + len(pictures.adversarial) + 2 * len(pictures.rings)
     return paths + texts + 1500  # and the card's own markup
 

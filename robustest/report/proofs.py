@@ -148,7 +148,7 @@ def _certified(norm: str, proofs: Sequence[Proof], records: dict[str, Any]) -> C
     places = [*ends, top]
 
     def line(name: str, style: str, values: Sequence[float]) -> Line:
-        counts = [sum(value > place for value in values) for place in places]
+        counts = [_beyond(values, place) for place in places]
         bounds = [clopper_pearson(count, len(values)) for count in counts]
         points = tuple((place, count / len(values)) for place, count in zip(places, counts, strict=True))
         return Line(name, style, points, tuple(b[0] for b in bounds), tuple(b[1] for b in bounds))
@@ -177,6 +177,11 @@ def _nearest(proof: Proof, attacked: float | None) -> float:
     return min((end for end in (proof.upper, attacked) if end is not None), default=math.inf)
 
 
+def _beyond(values: Sequence[float], place: float) -> int:
+    """How many hold at `place` itself: a bound speaks of what is nearer than it, so equality is not enough."""
+    return sum(value > place for value in values)
+
+
 def _share(values: Sequence[float], place: float) -> str:
-    count = sum(value > place for value in values)
+    count = _beyond(values, place)
     return f"{count:,}: {percent(count / len(values))} ({interval(*clopper_pearson(count, len(values)))})"

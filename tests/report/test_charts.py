@@ -34,6 +34,15 @@ def test_the_band_goes_round_both_edges() -> None:
     assert set(zip(corners[::2], corners[1::2], strict=True)) == {(x, y) for x in (LEFT, END) for y in (CEILING, FLOOR)}
 
 
+def test_the_band_of_a_step_curve_has_steps() -> None:
+    drawn = chart(Line("", "a", ((0.0, 0.5), (10.0, 0.5)), low=(0.5, 0.0), high=(1.0, 0.5))).lines[0]
+    half = (FLOOR + CEILING) / 2
+    assert numbers(drawn.band) == [
+        *(LEFT, CEILING, END, CEILING, END, half),  # along the upper edge: level, then down
+        *(END, FLOOR, END, half, LEFT, half),  # and back along the lower one
+    ]
+
+
 def test_a_long_axis_is_logarithmic_and_a_decade_is_a_decade() -> None:
     drawn = chart(Line("", "a", ((1.0, 0.0), (10.0, 0.0), (100.0, 0.0)), steps=False), x_top=100.0)
     assert numbers(drawn.lines[0].path)[::2] == [LEFT, (LEFT + END) / 2, END]

@@ -46,7 +46,7 @@ def test_a_distance_that_is_no_count_has_a_short_and_a_long_table() -> None:
 def test_convergence_counts_first_flips_and_the_median_of_all_attacked() -> None:
     fates = [
         flip(0, 1, [1], at=10, curve=((10, 5.0), (20, 1.0))),
-        flip(0, 1, [1, 2, 3], at=40, curve=((40, 3.0),)),
+        flip(0, 1, [1, 2, 3], at=50, curve=((50, 3.0),)),
         flip(0, 1, [1, 2], at=90, curve=((90, 2.0),)),
         SURVIVOR,
     ]
@@ -58,7 +58,7 @@ def test_convergence_counts_first_flips_and_the_median_of_all_attacked() -> None
         ("50", "2 of 4"),
         ("100", "3 of 4"),
     ]
-    # half of four are flipped from query 40 on: the second smallest of 1, 3 is 3; of 1, 2, 3 it is 2
+    # half of four are flipped from query 50 on, that query included: the second smallest of 1, 3 is 3; of 1, 2, 3 it is 2
     assert [row[1] for row in convergence.best_table.rows] == ["fewer than half flipped"] * 2 + ["3", "2"]
     assert convergence.note.startswith("1 of 3 flips were first found in the second half of the budget of 100 queries.")
 
@@ -69,3 +69,10 @@ def test_any_budget_can_be_drawn(budget: int) -> None:
     convergence = convergence_of(summary)
     assert convergence is not None
     assert convergence.found_table.rows[-1][:2] == (f"{budget:,}", "1 of 1")
+
+
+def test_of_an_odd_number_of_images_the_middle_one_is_the_median() -> None:
+    fates = [flip(0, 1, range(n), at=10, curve=((10, float(n)),)) for n in (1, 4, 9)]
+    convergence = convergence_of(audit_of(fates)[0])
+    assert convergence is not None
+    assert {row[1] for row in convergence.best_table.rows} == {"4"}

@@ -178,6 +178,15 @@ def test_500_images_fit_into_two_megabytes(
     assert page.read_text(encoding="utf-8").count("<tr data-index=") == 500
 
 
+def test_images_with_very_many_changes_fit_too(rng: np.random.Generator, tmp_path: Path) -> None:
+    images = rng.integers(0, 256, (150, 32, 32, 3), dtype=np.uint8)
+    fates = [flip(0, 1, rng.choice(1024, 550, replace=False).tolist()) for _ in range(150)]
+    summary, _ = audit_of(fates, images=images)
+    page = write_report(summary, tmp_path / "report.html", images=images)
+    assert page.stat().st_size <= 2_000_000
+    assert " of 150 attacked images are drawn" in page.read_text(encoding="utf-8")
+
+
 def test_very_many_images_are_cut_off_and_said_so() -> None:
     fates = [flip(0, 1, [1])] * 2100
     text = report_page(audit_of(fates, images=np.zeros((2100, 4, 4, 1), np.uint8))[0])
