@@ -28,9 +28,10 @@ import numpy as np
 
 from robustest.audit.finish import finish_run, unfinished
 from robustest.audit.ledger import open_for_reading
-from robustest.audit.plan import RESULT, load_plan
+from robustest.audit.plan import RESULT, Plan, load_plan
 from robustest.audit.run import plan_run, run_audit
 from robustest.audit.status import run_status
+from robustest.audit.work import work_on
 from robustest.classifiers import load_classifier
 from robustest.images import ImageSet
 from robustest.settings import AttackSettings
@@ -41,12 +42,21 @@ import numpy as np
 WEIGHTS = np.random.default_rng(7).normal(size=(36, 3)).astype(np.float32)
 
 def scores(images):
-    time.sleep(float(os.environ.get("SOAK_WAIT", "0")))
+    time.sleep(float(os.environ.get("SOAK_WAIT", "0")) * len(images))
     return np.stack([np.array([(image.reshape(-1) * column).sum() for column in WEIGHTS.T]) for image in images])
 """
 NAME = "robustest_soak_model:scores"
-IMAGES = 100
-BLOWS = ("kill -9 supervisor", "kill -9 worker", "kill -9 all", "Ctrl-C", "SIGTERM", "stopped worker", "full disk")
+IMAGES = 300
+BLOWS = {
+    "kill -9 supervisor": 4,
+    "kill -9 worker": 4,
+    "kill -9 all": 4,
+    "Ctrl-C": 1,
+    "SIGTERM": 1,
+    "stopped worker": 1,
+    "full disk": 1,
+}  # with their weights
+FORKED = "kill -9 forked worker"
 
 
 @dataclass
@@ -61,7 +71,7 @@ class Outcome:
 
 
 def images() -> ImageSet:
-    """100 small images with the model's own labels."""
+    """300 small images with the model's own labels."""
     import robustest_soak_model as model  # type: ignore[import-not-found]
 
     pixels = np.random.default_rng(3).integers(0, 255, size=(IMAGES, 6, 6, 1), dtype=np.uint8)
@@ -85,7 +95,7 @@ def start(run: Path, workers: int) -> subprocess.Popen[bytes]:
     words = ["work", str(run), "--workers", str(workers), "--expiry", "6"]
     return subprocess.Popen(
         [sys.executable, "-c", "from robustest.cli import main; main()", *words],
-        env={**os.environ, "SOAK_WAIT": "0.15"},
+        env={**os.environ, "SOAK_WAIT": "0.003"},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
@@ -94,6 +104,13 @@ def start(run: Path, workers: int) -> subprocess.Popen[bytes]:
 def worker_pids(run: Path) -> list[int]:
     """The processes that hold leases."""
     return [worker.pid for worker in run_status(run, load_plan(run)).workers]
+
+
+def until_working(run: Path, process: subprocess.Popen[bytes], seconds: float) -> None:
+    """Wait until somebody holds a lease, the process has ended, or so many seconds are over."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline and process.poll() is None and not worker_pids(run):
+        time.sleep(0.05)
 
 
 def strike(kind: str, run: Path, process: subprocess.Popen[bytes], rng: random.Random) -> bool:
@@ -137,23 +154,62 @@ def one_audit(folder: Path, data: ImageSet, outcome: Outcome, rng: random.Random
         process = start(run, workers)
         second = start(run, 1) if rng.random() < 0.1 else None
         outcome.blows["two processes on one folder"] += second is not None
-        if struck < most:
+        while struck < most and process.poll() is None:
+            early = rng.random() < 0.2  # while the process starts; else while images are played
+            until_working(run, process, 0.0 if early else 60.0)
             with suppress(subprocess.TimeoutExpired):
-                process.wait(rng.uniform(1.0, 5.0))
-            kind = rng.choice(kinds)
+                process.wait(rng.uniform(0.0, 2.0))
+            kind = rng.choices(kinds, [BLOWS[kind] for kind in kinds])[0]
             before = rows(run)
-            if process.poll() is None and strike(kind, run, process, rng):
-                struck += 1
-                outcome.blows[kind] += 1
+            if process.poll() is not None or not strike(kind, run, process, rng):
+                continue  # done, or nobody works just now
+            struck += 1
+            outcome.blows[kind] += 1
+            if kind != "kill -9 worker" and kind != "stopped worker":
                 with suppress(subprocess.TimeoutExpired):
                     process.wait(20)
-                lost = before - rows(run)
-                outcome.lost[kind] += len(lost)
-                if kind in ("Ctrl-C", "SIGTERM", "full disk") and process.poll() is not None:
-                    outcome.codes[f"{kind}: exit {process.returncode}"] += 1
+            outcome.lost[kind] += len(before - rows(run))
+            if kind in ("Ctrl-C", "SIGTERM", "full disk") and process.poll() is not None:
+                outcome.codes[f"{kind}: exit {process.returncode}"] += 1
         for each in (process, second):
             if each is not None:
                 each.wait(300)
+    finish_run(run, plan)
+    return (run / RESULT).read_bytes()
+
+
+def forked(run: Path, plan: Plan) -> int:
+    """A worker as a fork of this process, which starts in no time; its process id."""
+    child = os.fork()
+    if child == 0:
+        try:
+            work_on(run, plan, load_classifier(NAME), workers=2)
+        finally:
+            os._exit(0)
+    return child
+
+
+def one_forked_audit(folder: Path, data: ImageSet, outcome: Outcome, rng: random.Random) -> bytes:
+    """An audit by two forked workers, one of which is killed again and again until all shards are done."""
+    run = folder / "run"
+    settings = AttackSettings(queries=40, seed=outcome.audits)
+    plan = plan_run(
+        run, load_classifier(NAME), data, settings, origin=NAME, shards=rng.choice([1, 3, 8, 20]), command=""
+    )
+    os.environ["SOAK_WAIT"] = "0.001"
+    children = [forked(run, plan), forked(run, plan)]
+    while unfinished(run, plan):
+        time.sleep(rng.uniform(0.1, 1.5))
+        before = rows(run)
+        victim = rng.randrange(2)
+        os.kill(children[victim], signal.SIGKILL)
+        os.waitpid(children[victim], 0)
+        outcome.blows[FORKED] += 1
+        outcome.lost[FORKED] += len(before - rows(run))
+        children[victim] = forked(run, plan)
+    for child in children:
+        os.waitpid(child, 0)
+    os.environ["SOAK_WAIT"] = "0"
     finish_run(run, plan)
     return (run / RESULT).read_bytes()
 
@@ -162,6 +218,7 @@ def main() -> None:
     """Strike until there were enough blows."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--forked", action="store_true", help="only forked workers, which start quickly")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
@@ -180,7 +237,10 @@ def main() -> None:
         while sum(n for kind, n in outcome.blows.items() if kind.startswith("kill")) < arguments.kills:
             run_audit(NAME, data, None, AttackSettings(queries=40, seed=outcome.audits), out / "whole", command="")
             expected = (out / "whole" / RESULT).read_bytes()
-            found = one_audit(disk, data, outcome, rng, 25, kinds)
+            light = arguments.forked or outcome.audits % 2
+            found = (
+                one_forked_audit(disk, data, outcome, rng) if light else one_audit(disk, data, outcome, rng, 25, kinds)
+            )
             outcome.wrong += found != expected
             outcome.audits += 1
             if found != expected:

@@ -1,10 +1,11 @@
 """Images that kill their worker: told from images that were only there, retried alone, and given up for good.
 
 A worker that dies leaves its images in play marked in the ledger. Whoever watches it notes how it died. A death by the
-worker's own doing (a segmentation fault, an abort, a call of exit) weighs 3; one that anybody may have caused (kill -9,
+worker's own doing (a segmentation fault, an abort, a call of exit) weighs 6; one that anybody may have caused (kill -9,
 the out-of-memory killer, a machine that went away) weighs 1; a stop in good order weighs nothing. An image suspected
-with a weight of 3 or more is played alone; once the deaths while it was alone weigh 3, it is recorded as unknown. So
-an image that crashes the model is retried once alone, and kill -9 at random moments condemns none.
+with a weight of 3 or more is played alone; once the deaths while it was alone weigh 6, it is recorded as unknown. So
+an image that crashes the model is retried once alone, and kill -9 at random moments condemns none: it would have to
+strike six times while that one image is played.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ from pathlib import Path
 
 from robustest.audit.files import write_json
 
-ENOUGH = 3
-_OWN = 3
+_TO_ISOLATE = 3
+_TO_CONDEMN = 6
+_OWN = 6
 _ANYBODY = 1
 _CRASHES = {signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGSYS, signal.SIGTRAP}
 
@@ -34,12 +36,12 @@ class Suspicion:
     @property
     def condemned(self) -> bool:
         """True where the image is not to be played again."""
-        return self.alone >= ENOUGH
+        return self.alone >= _TO_CONDEMN
 
     @property
     def isolated(self) -> bool:
         """True where the image is to be played alone."""
-        return self.together >= ENOUGH or self.alone > 0
+        return self.together >= _TO_ISOLATE or self.alone > 0
 
     @property
     def reason(self) -> str:

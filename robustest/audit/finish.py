@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -30,6 +31,8 @@ from robustest.audit.work import DONE
 from robustest.errors import RunConflict
 from robustest.images import as_eight_bit
 from robustest.results import Verdict
+
+_STALE = 3600.0  # seconds
 
 
 def unfinished(run: Path, plan: Plan) -> list[int]:
@@ -67,7 +70,18 @@ def finish_run(run: Path, plan: Plan) -> AuditSummary:
         _write_saliency(run, plan)
         _write_timing(run, plan)
         _write_result(run, plan, images, summary)
+        _tidy(run)
     return summary
+
+
+def _tidy(run: Path) -> None:
+    """Take away what killed processes had begun to write: in finished shards all of it, elsewhere what is an hour old."""
+    for path in (run / "shards").glob("*/.*.tmp"):
+        path.unlink(missing_ok=True)
+    for path in run.glob(".*.tmp"):
+        with suppress(FileNotFoundError):
+            if time.time() - path.stat().st_mtime > _STALE:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def _records(run: Path, plan: Plan, images: StoredImages) -> Iterator[ImageRecord]:

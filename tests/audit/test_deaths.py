@@ -13,11 +13,11 @@ from robustest.audit.deaths import Death, Suspicion, death_of, note_death, noted
 @pytest.mark.parametrize(
     ("code", "weight", "how"),
     [
-        (-signal.SIGSEGV, 3, "SIGSEGV"),
-        (-signal.SIGABRT, 3, "SIGABRT"),
+        (-signal.SIGSEGV, 6, "SIGSEGV"),
+        (-signal.SIGABRT, 6, "SIGABRT"),
         (-signal.SIGKILL, 1, "SIGKILL"),
         (-signal.SIGTERM, 1, "SIGTERM"),
-        (1, 3, "exit status 1"),
+        (1, 6, "exit status 1"),
         (-200, 1, "signal 200"),
     ],
 )
@@ -26,18 +26,17 @@ def test_a_death_by_the_workers_own_doing_weighs_more(code: int, weight: int, ho
 
 
 def test_an_image_that_crashes_the_model_is_retried_once_alone() -> None:
-    first = suspect({}, [(7, False, Death(3, "SIGSEGV"))])[7]
+    first = suspect({}, [(7, False, Death(6, "SIGSEGV"))])[7]
     assert first.isolated
     assert not first.condemned
-    second = suspect({7: first}, [(7, True, Death(3, "SIGSEGV"))])[7]
+    second = suspect({7: first}, [(7, True, Death(6, "SIGSEGV"))])[7]
     assert second.condemned
     assert "SIGSEGV" in second.reason
 
 
-def test_kill_9_condemns_only_after_three_deaths_alone() -> None:
+def test_kill_9_isolates_after_three_deaths_and_condemns_after_six_more_alone() -> None:
     known: dict[int, Suspicion] = {}
-    alone = [False, False, False, True, True, True]
-    for place, by_itself in enumerate(alone):
+    for place, by_itself in enumerate([False] * 3 + [True] * 6):
         assert not known.get(0, Suspicion()).condemned
         assert known.get(0, Suspicion()).isolated == (place >= 3)
         known.update(suspect(known, [(0, by_itself, Death(1, "SIGKILL"))]))
@@ -49,8 +48,8 @@ def test_a_stop_in_good_order_is_held_against_nobody() -> None:
 
 
 def test_a_noted_death_is_read_back_and_without_a_note_anybody_may_have_caused_it(tmp_path: Path) -> None:
-    note_death(tmp_path, "worker", Death(3, "SIGBUS"))
-    assert noted_death(tmp_path, "worker") == Death(3, "SIGBUS")
+    note_death(tmp_path, "worker", Death(6, "SIGBUS"))
+    assert noted_death(tmp_path, "worker") == Death(6, "SIGBUS")
     assert noted_death(tmp_path, "another").weight == 1
     (tmp_path / "deaths" / "damaged.json").write_text("{")
     assert noted_death(tmp_path, "damaged").weight == 1

@@ -47,6 +47,15 @@ def test_of_many_that_claim_at_once_one_gets_the_shard(tmp_path: Path) -> None:
         assert len(won) == 1
 
 
+def test_who_saw_a_free_shard_too_late_does_not_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = claim(tmp_path, elsewhere(), Watch())
+    assert first is not None
+    owned = first.path.read_bytes()
+    monkeypatch.setattr("robustest.audit.leases.newest_lease", lambda _: None)  # as it was read before the first claim
+    assert claim(tmp_path, elsewhere(), Watch()) is None
+    assert first.path.read_bytes() == owned
+
+
 def test_a_shard_is_taken_over_when_its_count_stands_still_on_the_watchers_own_clock(tmp_path: Path) -> None:
     clock = Clock()
     watch = Watch(expiry=30, clock=clock)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +19,7 @@ from robustest.attack.task import Search, Task
 from robustest.audit.finish import finish_run, unfinished
 from robustest.audit.plan import load_plan, plan_key, shard_size
 from robustest.audit.progress import Meter, Progress
+from robustest.audit.reference import open_planned
 from robustest.audit.run import plan_run, run_audit
 from robustest.audit.schema import result_schema
 from robustest.audit.status import run_status
@@ -527,3 +530,40 @@ def test_the_meter_counts_an_image_once_however_often_it_is_told() -> None:
     assert (seen[-1].done, seen[-1].flipped, seen[-1].queries, seen[-1].fresh) == (5, 3, 66, 2)
     assert seen[-1].flipped_share == 3 / 4
     assert seen[0].seconds_left is None
+
+
+def test_what_killed_processes_left_half_written_is_tidied_away(
+    linear: ModuleType, images: ImageSet, settings: AttackSettings, tmp_path: Path
+) -> None:
+    box = load_classifier(linear.scores)
+    plan = plan_run(tmp_path / "run", box, images, settings, origin=None)
+    work_on(tmp_path / "run", plan, box)
+    left = tmp_path / "run" / "shards" / "0000" / ".done.json.1.ab.tmp"
+    old, new = tmp_path / "run" / ".result.json.1.ab.tmp", tmp_path / "run" / ".result.json.2.ab.tmp"
+    for path in (left, old, new):
+        path.write_bytes(b"half")
+    os.utime(old, (0, 0))
+    finish_run(tmp_path / "run", plan)
+    assert [path.exists() for path in (left, old, new)] == [False, False, True]
+
+
+def test_a_run_folder_and_its_model_can_be_moved_together(images: ImageSet, tmp_path: Path) -> None:
+    demo = Path(robustest.__file__).parent / "demo" / "models" / "plain.onnx"
+    pixels = np.random.default_rng(0).integers(0, 256, size=(9, 28, 28, 1), dtype=np.uint8)
+    here, there = tmp_path / "here", tmp_path / "there"
+    here.mkdir()
+    shutil.copy(demo, here / "model.onnx")
+    box = load_classifier(str(here / "model.onnx"), InputSpec(layout="NCHW", channels="gray"))
+    labels = box(as_unit(pixels)).argmax(axis=1)
+    sample = ImageSet(pixels, labels.astype(np.int64), tuple("abcdefghi"))
+    plan_run(here / "run", box, sample, AttackSettings(queries=5), origin=str(here / "model.onnx"))
+    here.rename(there)
+    plan = load_plan(there / "run")
+    work_on(there / "run", plan, open_planned(there / "run", plan))
+    assert finish_run(there / "run", plan).counts.tested == 9
+    content = bytearray((there / "model.onnx").read_bytes())
+    shutil.copy(demo.parent / "provable.onnx", there / "model.onnx")
+    with pytest.raises(RunConflict, match="not the one this run was planned with"):
+        open_planned(there / "run", plan)
+    (tmp_path / "elsewhere.onnx").write_bytes(content)
+    assert open_planned(there / "run", plan, model=str(tmp_path / "elsewhere.onnx")).info.digest == plan.model.sha256
