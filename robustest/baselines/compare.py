@@ -6,6 +6,7 @@ import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from robustest import __version__
 from robustest.attack.find import FIXED_PIXELS, STRATEGIES, iter_adversarials, strategy_named
 from robustest.baselines.comparison import Access, Comparison, Row, Run
+from robustest.baselines.saved import load_row, row_key, save_row
 from robustest.classifiers.classifier import Classifier, check_fit, check_output, classes_of
 from robustest.errors import EnvironmentFailure, InvalidSetting, NothingToTest
 from robustest.images import ImageSet, as_unit, check_labels
@@ -128,6 +130,7 @@ def run_comparison(
     batch: int | None = None,
     progress: Progress | None = None,
     command: str = "",
+    save: Path | None = None,
 ) -> Comparison:
     """Attack the same correctly classified images with each attack.
 
@@ -136,9 +139,18 @@ def run_comparison(
         count: images wanted, None for all. pixels: where success is reported. batch: see `find_adversarials`.
         progress: told (attack, images done, images in all) as it goes.
         command: what the user typed, for the report.
+        save: folder where each finished row is kept, and taken from when the same comparison is run again.
     """
     chosen, skipped = correct_images(classifier, images, count)
-    rows = [_row(classifier, chosen, spec, settings, batch=batch, progress=progress) for spec in attacks]
+    rows = []
+    for spec in attacks:
+        key = None if save is None else row_key(classifier, chosen, spec, settings)
+        row = load_row(save, key, chosen) if save is not None and key is not None else None
+        if row is None:
+            row = _row(classifier, chosen, spec, settings, batch=batch, progress=progress)
+            if save is not None and key is not None:
+                save_row(save, key, row)
+        rows.append(row)
     return Comparison(
         classifier=classifier.info.source,
         digest=classifier.info.digest,

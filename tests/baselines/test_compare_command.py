@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from robustest.baselines import compare
 from robustest.baselines.objects import load_masks
+from robustest.baselines.saved import load_row, save_row
+from robustest.classifiers.loading import load_classifier
 from robustest.cli import run
 from robustest.errors import InvalidImage
 from robustest.images import load_images
+from robustest.settings import AttackSettings
 from tests.models import write_linear_onnx
 
 SIDE = 6
@@ -89,3 +94,59 @@ def test_masks_that_do_not_fit_are_refused(data: Path, tmp_path: Path) -> None:
     np.savez(tmp_path / "bad.npz", images=images.images, labels=images.labels, masks=np.zeros((4, 3, 3), np.uint8))
     with pytest.raises(InvalidImage, match="masks"):
         load_masks(tmp_path / "bad.npz", images)
+
+
+def test_an_interrupted_comparison_goes_on_where_it_was(
+    model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["compare", str(model), str(data), "--queries", "100", "--threads", "1", "-o"]
+    whole, torn = str(tmp_path / "whole"), str(tmp_path / "torn")
+    assert run([*command, whole, "--attacks", "one-scan,random-corners,sigma-zero"]) == 0
+    real, asked = compare._results, []
+
+    def stopped(*arguments: object, **options: object) -> object:
+        asked.append(arguments[2].attack)  # type: ignore[attr-defined]
+        if asked == ["one-scan", "random-corners"]:
+            raise KeyboardInterrupt
+        return real(*arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(compare, "_results", stopped)
+    assert run([*command, torn, "--attacks", "one-scan,random-corners,sigma-zero"]) == 130
+    assert run([*command, torn, "--attacks", "one-scan,random-corners,sigma-zero"]) == 0
+    assert asked == ["one-scan", "random-corners", "random-corners"]  # what was finished was not asked again
+    contents = [json.loads((Path(folder) / "comparison.json").read_text()) for folder in (whole, torn)]
+    for content in contents:
+        del content["command"]
+        for attack in content["attacks"]:
+            for part in attack["runs"]:
+                del part["processor_seconds"]
+    assert contents[0] == contents[1]
+    with np.load(Path(whole) / "adversarial.npz") as first, np.load(Path(torn) / "adversarial.npz") as second:
+        assert all((first[name] == second[name]).all() for name in first.files)
+    assert run([*command, torn, "--attacks", "one-scan", "--seed", "1"]) == 0
+    assert asked[-1] == "one-scan"  # another seed is another row
+    for path in (tmp_path / "torn" / "rows").glob("*.npz"):
+        path.write_bytes(path.read_bytes()[:50])
+    assert run([*command, torn, "--attacks", "one-scan"]) == 0  # a torn row is run again
+    assert asked[-1] == "one-scan"
+    capsys.readouterr()
+
+
+def test_a_saved_row_is_what_was_saved(model: Path, data: Path, tmp_path: Path) -> None:
+    classifier, images = load_classifier(model, threads=1), load_images(data).take([0, 1])
+    found = compare.run_comparison(
+        classifier, images, compare.parse_attacks("one-scan,sparse-rs@1/2"), AttackSettings(queries=60)
+    )
+    for row in found.rows:
+        save_row(tmp_path, "key", row)
+        again = load_row(tmp_path, "key", images)
+        assert again is not None
+        assert (again.name, again.access, again.note) == (row.name, row.access, row.note)
+        for one, other in zip(row.runs, again.runs, strict=True):
+            for a, b in zip(one.results, other.results, strict=True):
+                assert replace(a, image=None, edits=None) == replace(b, image=None, edits=None)
+                assert (a.image is None) == (b.image is None)
+                if a.image is not None and b.image is not None and a.edits is not None and b.edits is not None:
+                    assert (a.image == b.image).all()
+                    assert a.edits.pixels.tolist() == b.edits.pixels.tolist()
+                    assert (a.edits.values == b.edits.values).all()
