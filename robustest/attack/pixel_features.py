@@ -19,6 +19,8 @@ from robustest.saliency import Saliency
 
 _REACH = 2.0  # standard deviations from its centre that a SIFT feature's pixels lie within
 _LEAST_CHANCE = 1e-6
+_MOST_PIXELS = 1024  # of a feature: a state has a move for each, and a tree holds many states
+_SQUARE = 24  # side of the squares a larger image is cut into
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +51,10 @@ class PixelFeatures:
 
 
 def sift_features(saliency: Saliency, *, most: int = 32, uniform_part: float = 0.1) -> PixelFeatures:
-    """The strongest keypoints, each with the pixels near it; and one feature more, the whole image.
+    """The strongest keypoints, each with the pixels near it; and the whole image, cut into squares where it is large.
 
     Args:
-        saliency: of the image; without a keypoint the whole image is the only feature.
+        saliency: of the image; without a keypoint there is nothing but the whole image.
         most: keypoints used, >= 1.
         uniform_part: weight of the whole image, in (0, 1], so that every pixel can be reached.
     """
@@ -66,12 +68,16 @@ def sift_features(saliency: Saliency, *, most: int = 32, uniform_part: float = 0
         squared = ((columns - x) ** 2 + (rows - y) ** 2).reshape(-1)
         near = np.flatnonzero(squared <= max(_REACH * sigma, 1.0) ** 2)
         near = near if len(near) else np.array([int(squared.argmin())])
+        near = near[np.argsort(squared[near], kind="stable")][:_MOST_PIXELS]
         parts.append((near, np.exp(-squared[near] / (2 * sigma**2))))
-    parts.append((np.arange(height * width), saliency.distribution.reshape(-1)))
+    side = max(height, width) if height * width <= _MOST_PIXELS else _SQUARE
+    squares = (rows // side * -(-width // side) + columns // side).astype(np.int64)
+    rest = partition_features(squares.reshape(-1), saliency.distribution)
+    parts += list(zip(rest.pixels, rest.chances, strict=True))
     share = (1 - uniform_part) * found.response / max(float(found.response.sum()), 1e-300)
-    weights = np.append(share, uniform_part if len(found) else 1.0)
-    centres = np.concatenate([found.centre, [[width / 2, height / 2]]])
-    radii = np.append(_REACH * found.sigma, 0.0)
+    weights = np.concatenate([share, np.full(len(rest), (uniform_part if len(found) else 1.0) / len(rest))])
+    centres = np.concatenate([found.centre, rest.centres])
+    radii = np.append(_REACH * found.sigma, np.zeros(len(rest)))
     return _features(weights, parts, centres, radii)
 
 

@@ -39,6 +39,7 @@ from robustest.settings import AttackSettings, Norm
 KindName = Literal["cooperator", "adversary", "nature", "competitive"]
 _ALL: tuple[KindName, ...] = ("cooperator", "nature", "adversary", "competitive")
 _ROWS = 32
+_MEASURED = 10  # times the queries of one kind that measuring effects may take
 _PRIOR_TRIES = 4.0  # tries at which what was learned of a pixel counts half in the distribution after the search
 
 
@@ -219,6 +220,11 @@ class _Player:
             regions = feature_regions(saliency.features, height, width, most=self.settings.most)
             return partition_features(regions, saliency.distribution), 0
         picks = place.moves(Turn(frozenset(), 0))
+        if len(picks) > _MEASURED * self.settings.queries:
+            raise InvalidSetting(
+                f"features = effect measures {len(picks)} single changes first, more than {_MEASURED} times the {self.settings.queries} "
+                "queries a kind of game has. Use sift or partition, or raise queries."
+            )
         margins = self._margins(self._scores(place, [place.play(Turn(frozenset(), 0), pick) for pick in picks]))
         effects = np.full(height * width, -np.inf)
         for pick, margin in zip(picks, margins.tolist(), strict=True):

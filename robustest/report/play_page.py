@@ -182,8 +182,8 @@ def _features_note(result: PlayResult) -> str:
     how, count = result.settings.features, len(result.features)
     if how == "sift":
         return (
-            f"{plural(count - 1, 'keypoint')} (circles: two standard deviations), and the whole image as one feature more, so that every pixel "
-            "can be reached."
+            f"{plural(int((result.features.radii > 0).sum()), 'keypoint')} (circles: two standard deviations), and the whole image besides, so that every "
+            "pixel can be reached."
         )
     if how == "partition":
         return f"The image cut into {plural(count, 'region')} by its keypoints; every pixel belongs to one. Numbers stand at their centres."
@@ -193,7 +193,7 @@ def _features_note(result: PlayResult) -> str:
 def _circles(result: PlayResult) -> list[tuple[float, float, float, str]]:
     """Centre, radius and number of each feature that has a place."""
     features = result.features
-    last = len(features) - (result.settings.features == "sift")
+    last = int((features.radii > 0).sum()) if result.settings.features == "sift" else len(features)
     return [
         (float(x), float(y), float(radius), str(index))
         for index, ((x, y), radius) in enumerate(zip(features.centres, features.radii, strict=True))

@@ -60,7 +60,7 @@ def agree(game, seed, playouts):
     assert exact[Kind.NATURE] <= exact[Kind.COOPERATOR] + 1e-12
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(game=tiny_games(), seed=st.integers(0, 9), playouts=st.booleans())
 def test_every_solver_and_mcts_give_the_same_value_for_all_four_kinds(game, seed, playouts):
     agree(game, seed, playouts)
@@ -73,6 +73,7 @@ def test_they_agree_on_hundreds_of_games(game, seed, playouts):
     agree(game, seed, playouts)
 
 
+@settings(max_examples=20, deadline=None)
 @given(game=tiny_games())
 def test_the_cooperative_value_is_that_of_the_nearest_misclassified_grid_image(game):
     if game.rules.norm == "linf" or game.channels > 1:

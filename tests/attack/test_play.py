@@ -189,6 +189,19 @@ def test_sift_features_are_the_mixture_and_every_pixel_can_be_reached():
         assert nearest in features.pixels[index][:4]
 
 
+def test_no_feature_of_a_large_image_has_very_many_pixels_and_every_pixel_can_be_reached(rng):
+    image = rng.random((96, 120, 1), dtype=np.float32)
+    features = sift_features(saliency_of(image), most=8)
+    assert max(len(pixels) for pixels in features.pixels) <= 1024
+    assert len(features) == 8 + 4 * 5  # keypoints, and squares of 24
+    assert (features.distribution(96 * 120) > 0).all()
+
+
+def test_measuring_effects_may_not_take_many_times_the_queries():
+    with pytest.raises(InvalidSetting, match="25 single changes"):
+        play_image(two_classes(margins), IMAGE, 0, PlaySettings(features="effect", queries=2))
+
+
 def test_a_partition_has_every_pixel_in_one_feature_and_draws_from_the_given_distribution(rng):
     regions = np.repeat(np.arange(4), 9)
     distribution = rng.dirichlet(np.ones(36)).reshape(6, 6)

@@ -4,7 +4,7 @@ from itertools import combinations, product
 
 import numpy as np
 
-from games.mcts import MctsSettings, mcts
+from games.monte_carlo import MctsSettings, mcts
 from games.search import Watch, run
 from robustest.attack.pixel_features import effect_features, partition_features, sift_features
 from robustest.attack.pixel_game import PixelGame
