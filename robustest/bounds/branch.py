@@ -39,6 +39,7 @@ from robustest.bounds.relax import Relaxation, relax
 
 _CANDIDATES = 8
 _STEPS = 10
+_LAST_STEPS = 200
 _BATCH = 48
 _ATTACK_EVERY = 15
 _SMALL = 3000
@@ -71,7 +72,7 @@ class _Domain:
     """Fixed signs and what its bound was reached with.
 
     rival: the class compared with. signs: per activation node (size,) int8, 0 where not fixed. ends: per node before an activation,
-    (size,) intervals that hold in the domain.
+    (size,) intervals that hold in the domain. newest: the activation node whose sign was fixed last.
     """
 
     rival: int
@@ -79,6 +80,7 @@ class _Domain:
     signs: dict[int, Tensor]
     slopes: dict[int, Tensor]
     ends: dict[int, tuple[Tensor, Tensor]]
+    newest: int = -1
     multipliers: dict[int, Tensor] = field(default_factory=dict)
 
 
@@ -113,6 +115,7 @@ class ReluBranch:
             for index, node in enumerate(graph.nodes)
             if node.activation is not None and node.activation.kind == "relu"
         }
+        self.last = max(self.before)
 
     def run(self, *, seconds: float, most: int = 1_000_000, attack: Attack | None = None) -> BranchAnswer:
         """Branch until proved, refuted by the attack, or out of time or domains."""
@@ -129,7 +132,7 @@ class ReluBranch:
                 }
                 none = {k: torch.zeros(self.graph.nodes[k].size, dtype=torch.int8) for k in self.before}
                 heapq.heappush(queue, (lower, next(order), _Domain(rival, lower, none, slopes, ends)))
-        done, turn = len(queue), 0
+        done, turn, stuck = len(queue), 0, 0
         while queue and done < most and time.thread_time() - begin < seconds:
             taken = [heapq.heappop(queue)[2] for _ in range(min(_BATCH, len(queue)))]
             cuts, points = self._choose(taken)
@@ -142,20 +145,24 @@ class ReluBranch:
             children: list[_Domain] = []
             for domain, cut in zip(taken, cuts, strict=True):
                 if cut is None:
-                    # Every neuron is decided and the bound is not positive: nothing here can prove it.
-                    return BranchAnswer(False, domain.lower, done, len(queue) + 1, time.thread_time() - begin)
+                    # Every neuron is decided: what is left is a linear program, and its multipliers need more steps.
+                    self._bound([domain], steps=_LAST_STEPS, rate=0.5)
+                    stuck += domain.lower <= 0
+                    continue
                 node, entry = cut
                 for sign in (1, -1):
                     fixed = domain.signs[node].clone()
                     fixed[entry] = sign
-                    children.append(_child(domain, domain.signs | {node: fixed}))
-            self._bound(children)
+                    children.append(replace(domain, signs=domain.signs | {node: fixed}, newest=node))
+            if children:
+                self._bound(children)
             done += len(children)
             for child in children:
                 if child.lower <= 0:
                     heapq.heappush(queue, (child.lower, next(order), child))
         lower = queue[0][0] if queue else max(0.0, float(self.root.lower.min()))
-        return BranchAnswer(not queue, lower, done, len(queue), time.thread_time() - begin)
+        proved = not queue and not stuck
+        return BranchAnswer(proved, lower, done, len(queue) + stuck, time.thread_time() - begin)
 
     def _stack(self, domains: list[_Domain]) -> tuple[Intervals, dict[int, Tensor]]:
         """Intervals of the domains, and their (N, size) signs before each ReLU node."""
@@ -213,18 +220,22 @@ class ReluBranch:
         assert forms is not None
         return lower[:, 0], forms
 
-    def _tightened(self, domains: list[_Domain], known: Intervals) -> Intervals:
-        """The domains' own intervals, bounded again with their signs; kept in the domains."""
+    def _tighten(self, domains: list[_Domain]) -> None:
+        """Bound the domains' intervals again with their signs, and keep them in the domains."""
+        known, _ = self._stack(domains)
         with torch.no_grad():
             found = propagate(self.graph, self.region, executed=self.executed, known=known, middle=self.middle)
         for place, domain in enumerate(domains):
             domain.ends = {pre: (found.lower[pre][place], found.upper[pre][place]) for pre in self.before.values()}
             if any(bool((low > high).any()) for low, high in domain.ends.values()):
                 domain.lower = float("inf")  # no image has these signs
-        return found
 
-    def _bound(self, domains: list[_Domain]) -> None:
+    def _bound(self, domains: list[_Domain], *, steps: int = _STEPS, rate: float = 0.1) -> None:
         """Optimise slopes and multipliers of every domain; the best bound and what reached it are kept in it."""
+        # A sign at the last ReLUs narrows nothing behind it.
+        early = [d for d in domains if d.newest != self.last]
+        if self.middle is not None and early:
+            self._tighten(early)
         intervals, signs = self._stack(domains)
         rivals = torch.tensor([d.rival for d in domains])
         slopes = {k: torch.stack([d.slopes[k] for d in domains])[:, None] for k in domains[0].slopes}
@@ -240,9 +251,9 @@ class ReluBranch:
         for leaf in leaves:
             leaf.requires_grad_()
         ascent = torch.optim.Adam(
-            [{"params": list(slopes.values()), "lr": 0.1}, {"params": list(weights.values()), "lr": 0.1}]
+            [{"params": list(slopes.values()), "lr": 0.1}, {"params": list(weights.values()), "lr": rate}]
         )
-        for step in range(_STEPS):
+        for step in range(steps):
             found = self._margins(intervals, rivals, slopes, {k: -signs[k] * w for k, w in weights.items()})
             with torch.no_grad():
                 better = found > best
@@ -251,7 +262,7 @@ class ReluBranch:
                     for k, v in current.items():
                         shape = (-1,) + (1,) * (v.dim() - 1)
                         store[k] = torch.where(better.reshape(shape), v, store[k])
-            if step == _STEPS - 1 or bool((best > 0).all()):
+            if step == steps - 1 or bool((best > 0).all()):
                 break
             ascent.zero_grad()
             torch.autograd.backward(-torch.where(best > 0, 0.0, found).sum())
@@ -350,10 +361,6 @@ class ReluBranch:
             {k: v.repeat_interleave(count, 0) for k, v in slopes.items()},
             {k: v.repeat_interleave(count, 0) for k, v in weights.items() if bool((v != 0).any())},
         ).reshape(len(cuts), -1, 2)
-
-
-def _child(domain: _Domain, signs: dict[int, Tensor]) -> _Domain:
-    return _Domain(domain.rival, domain.lower, signs, domain.slopes, domain.ends, domain.multipliers)
 
 
 def prove_region(
