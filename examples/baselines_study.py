@@ -28,6 +28,7 @@ from robustest.baselines.torchattacks_adapter import torchattacks_attack
 from robustest.images import as_unit
 
 ROOT = Path(__file__).resolve().parent.parent
+READING = "## Reading it"
 DEMO = ROOT / "robustest" / "demo" / "models" / "plain.onnx"
 BLACK = "game,sparse-rs,brusle,random-corners,one-scan,pointwise,sparse-evo,one-pixel"
 WHITE = "sigma-zero,cw-l0,fmn-l0,jsma,jsma-z,jsma-f,sparsefool,torchattacks.JSMA,torchattacks.SparseFool,torchattacks.OnePixel,torchattacks.Pixle"
@@ -157,9 +158,17 @@ def main() -> None:
     )
     given.output.parent.mkdir(exist_ok=True)
     given.output.write_text(
-        "\n".join([head, *(p.read_text(encoding="utf-8") for p in parts if p.exists())]), encoding="utf-8"
+        "\n".join([head, *(p.read_text(encoding="utf-8") for p in parts if p.exists())]) + reading(given.output),
+        encoding="utf-8",
     )
     print(json.dumps({"written": str(given.output), "parts": sum(p.exists() for p in parts)}))
+
+
+def reading(report: Path) -> str:
+    """What a person wrote under the figures of an earlier run, which is kept."""
+    text = report.read_text(encoding="utf-8") if report.is_file() else ""
+    _, mark, words = text.partition(READING)
+    return f"\n{mark}{words}" if mark else ""
 
 
 if __name__ == "__main__":

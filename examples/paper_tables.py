@@ -25,6 +25,7 @@ from robustest.baselines.comparison import Row
 from robustest.classifiers.classifier import Classifier
 
 ROOT = Path(__file__).resolve().parent.parent
+READING = "## Reading it"
 ATTACKS = "game,cw-l0,jsma-f,jsma-z,jsma,sigma-zero,sparsefool"
 
 
@@ -173,7 +174,7 @@ def main() -> None:
     head = _HEAD.format(
         cores=os.cpu_count(), machine=platform.machine(), queries=given.queries, seed=given.seed, images=given.images
     )
-    given.output.write_text("\n".join([head, *parts]), encoding="utf-8")
+    given.output.write_text("\n".join([head, *parts]) + reading(given.output), encoding="utf-8")
     print("written:", given.output)
 
 
@@ -251,6 +252,13 @@ def interval(values: Sequence[float]) -> str:
         return f"{values[0]:.2f}"
     half = float(stdtrit(len(values) - 1, 0.975)) * float(np.std(values, ddof=1)) / np.sqrt(len(values))
     return f"{np.mean(values):.2f} ± {half:.2f}"
+
+
+def reading(report: Path) -> str:
+    """What a person wrote under the figures of an earlier run, which is kept."""
+    text = report.read_text(encoding="utf-8") if report.is_file() else ""
+    _, mark, words = text.partition(READING)
+    return f"\n{mark}{words}" if mark else ""
 
 
 if __name__ == "__main__":

@@ -35,6 +35,7 @@ from robustest.saliency.judging import as_distribution, deletion, rank_correlati
 from robustest.saliency.whitebox import MAPS
 
 ROOT = Path(__file__).resolve().parent.parent
+READING = "## Reading it"
 PIXELS, QUERIES = 5, 500
 
 
@@ -93,7 +94,7 @@ def main() -> None:
     head = _HEAD.format(
         cores=os.cpu_count(), machine=platform.machine(), pixels=PIXELS, queries=QUERIES, images=given.images
     )
-    given.output.write_text("\n".join([head, *parts]), encoding="utf-8")
+    given.output.write_text("\n".join([head, *parts]) + reading(given.output), encoding="utf-8")
     print("written:", given.output)
 
 
@@ -210,6 +211,13 @@ def _mean(values: list[float | None], form: str) -> str:
         return "-"
     half = float(stdtrit(len(known) - 1, 0.975)) * known.std(ddof=1) / np.sqrt(len(known))
     return f"{known.mean():{form}} ± {half:.2f}"
+
+
+def reading(report: Path) -> str:
+    """What a person wrote under the figures of an earlier run, which is kept."""
+    text = report.read_text(encoding="utf-8") if report.is_file() else ""
+    _, mark, words = text.partition(READING)
+    return f"\n{mark}{words}" if mark else ""
 
 
 if __name__ == "__main__":

@@ -98,7 +98,8 @@ def _towards(
         spent[active] += 1
         flipped = margins(logits.detach(), labels[active], target) < 0
         ended[active[flipped]] = current[active[flipped]]
-        values = torch.softmax(logits, dim=1) if scores == "F" else logits
+        # The logarithm's slope ranks features as the softmax's own does, a factor apart that all share and that underflows.
+        values = torch.log_softmax(logits, dim=1) if scores == "F" else logits
         own = values[torch.arange(len(active)), goals[active]].sum()
         (rise,) = torch.autograd.grad(own, point, retain_graph=True)
         others = torch.autograd.grad(values.sum(), point)[0] - rise if scores == "Z" else -rise

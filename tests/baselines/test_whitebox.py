@@ -390,3 +390,11 @@ def test_without_torchattacks_the_way_to_install_it_is_said(monkeypatch: pytest.
     monkeypatch.setitem(sys.modules, "torchattacks", None)
     with pytest.raises(MissingExtra, match="pip install --no-deps torchattacks"):
         check_white_box("torchattacks.JSMA")
+
+
+def test_jsma_on_a_saturated_softmax_takes_the_steepest_pair() -> None:
+    weights = np.linspace(1.0, 100.0, SIDE * SIDE, dtype=np.float32)
+    # The label leads by 900: its softmax is 1 and the other's 0 in float32, slopes and all.
+    row = run(linear(weights, 450.0 + 1e-3), "jsma-f", black(1))
+    (result,) = row.runs[0].results
+    assert result.l0_pixels == 6  # 100 + 97.2 + ... : five of the largest weights reach 471.7, and pixels come in pairs
