@@ -215,7 +215,7 @@ MISTAKES: dict[str, tuple[Callable[[], object], list[str], int, list[str]]] = {
     ),
     "saliency of nothing": (lambda: None, ["saliency", "x.png"], 2, ["'x.png'", "does not exist"]),
     "saliency without a uniform part": (lambda: None, ["saliency", "i.npz[0]", "--uniform-part", "0"], 2, ["(0, 1]"]),
-    "report of no run": (lambda: Path("run").mkdir(), ["report", "run"], 2, ["'run'", "robustest audit"]),
+    "report of no run": (lambda: Path("run").mkdir(), ["report", "run"], 2, ["'run", "robustest audit"]),
     "report of something else": (lambda: Path("r.json").write_text("[1]"), ["report", "r.json"], 2, ["r.json"]),
     "demo of too many": (lambda: None, ["demo", "--images", "201"], 2, ["1 to 200", "got 201"]),
 }

@@ -46,8 +46,7 @@ def compare(
         target: class to be reached; any other than the image's own if not given.
         values: colours a pixel may take, for our own search.
         norm: distance our own search makes small.
-        output: folder for comparison.json, adversarial.npz and comparison.html; nothing is written if not given. The same command
-        goes on where an interrupted one was.
+        output: folder for comparison.json, adversarial.npz and comparison.html; nothing is written if not given. The same command goes on where an interrupted one was.
         input: TOML file with the input spec.
         device: of a torch module, such as cuda:0.
         threads: of an ONNX model's own arithmetic; all cores if not given.
