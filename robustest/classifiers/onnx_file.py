@@ -41,16 +41,16 @@ class OnnxClassifier:
             raise ModelError(f"model {str(path)!r} is above {MAX_MODEL_BYTES} bytes, the limit of the format.")
         content = self._path.read_bytes()
         self._session = _session(content, self._path, threads)
-        self._input = self._session.get_inputs()[0]
-        outputs = self._session.get_outputs()
-        if len(self._session.get_inputs()) != 1 or self._input.type not in (
+        inputs, outputs = _ends(self._session, self._path)
+        self._input = inputs[0]
+        if len(inputs) != 1 or self._input.type not in (
             "tensor(float)",
             "tensor(double)",
             "tensor(uint8)",
         ):
             raise ModelError(
                 f"{self._path.name} must have one input of float or uint8 numbers; it has "
-                f"{', '.join(f'{i.name}: {i.type}' for i in self._session.get_inputs())}."
+                f"{', '.join(f'{i.name}: {i.type}' for i in inputs)}."
             )
         self._output = outputs[0].name
         self._dtype = {"tensor(float)": np.float32, "tensor(double)": np.float64, "tensor(uint8)": np.uint8}[
@@ -149,6 +149,21 @@ def _session(content: bytes, path: Path, threads: int | None) -> Any:
     except Exception as error:  # onnxruntime raises classes of its own that share no base
         what = "is empty" if not content else "cannot be loaded as ONNX; it may be cut short, or not an ONNX file"
         raise ModelError(f"model {path.name} {what}: {_short(error)}") from error
+
+
+def _ends(session: Any, path: Path) -> tuple[list[Any], list[Any]]:
+    """Inputs and outputs, at least one of each, with names that can be read."""
+    inputs, outputs = session.get_inputs(), session.get_outputs()
+    try:
+        for end in (*inputs, *outputs):
+            str((end.name, end.type, end.shape))
+    except UnicodeDecodeError as error:
+        raise ModelError(f"model {path.name} is damaged: the name of an input or output is no text.") from error
+    if not inputs or not outputs:
+        raise ModelError(
+            f"model {path.name} has {len(inputs)} inputs and {len(outputs)} outputs; it must have one of each."
+        )
+    return inputs, outputs
 
 
 def _short(error: Exception) -> str:
