@@ -68,11 +68,11 @@ def brackets_of(zoo: Path, name: str, count: int, seconds: float) -> list[str]:
         lower = statistics.median(low for low, _, _ in ends)
         uppers = [up for _, up, _ in ends if up is not None]
         ratios = [up / low for low, up, _ in ends if up is not None and low > 0]
-        upper = f"{statistics.median(uppers):.4g} ({len(uppers)}/{len(ends)})" if uppers else "none found"
+        nearest = f"{statistics.median(uppers):.4g} ({len(uppers)}/{len(ends)})" if uppers else "none found"
         ratio = f"{statistics.median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f})" if ratios else ""
         methods = sorted({m for _, _, m in ends}, key=lambda m: -sum(x == m for _, _, x in ends))
         rows.append(
-            f"| {name} | {norm} | {used} | {lower:.4g} | {upper} | {ratio} | {', '.join(methods)} | {spent:.1f} |"
+            f"| {name} | {norm} | {used} | {lower:.4g} | {nearest} | {ratio} | {', '.join(methods)} | {spent:.1f} |"
         )
         print(rows[-1], flush=True)
     return rows
