@@ -59,7 +59,8 @@ def detect_features(image: NDArray[np.float32], *, contrast: float = _CONTRAST) 
     eight = as_eight_bit(image)
     gray = eight[..., 0] if channels == 1 else cv2.cvtColor(eight, cv2.COLOR_RGB2GRAY)
     large = gray if scale == 1 else cv2.resize(gray, (width * scale, height * scale), interpolation=cv2.INTER_CUBIC)
-    keypoints = cv2.SIFT_create(contrastThreshold=contrast).detect(np.ascontiguousarray(large), None)
+    sift = cv2.SIFT_create(contrastThreshold=contrast)  # type: ignore[attr-defined]  # missing in OpenCV's stubs
+    keypoints = sift.detect(np.ascontiguousarray(large), None)
     table = np.array([(*k.pt, k.size, k.response) for k in keypoints], np.float64).reshape(-1, 4)
     table = table[table[:, 3] > 0]
     table[:, :3] /= scale
