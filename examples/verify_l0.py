@@ -47,7 +47,9 @@ def main() -> None:
     parser.add_argument("--models", nargs="*", default=list(MODELS))
     parser.add_argument("--images", type=int, default=100, help="the first so many images")
     parser.add_argument("--seconds-beyond", type=float, default=0.0, help="CPU seconds for each k above 3")
+    parser.add_argument("--seconds-three", type=float, default=LIMITS[3], help="CPU seconds for k = 3")
     arguments = parser.parse_args()
+    LIMITS[3] = arguments.seconds_three
     torch.set_num_threads(1)
     rows_file = arguments.out.with_suffix(".jsonl")
     rows = [json.loads(line) for line in rows_file.read_text().splitlines()] if rows_file.exists() else []

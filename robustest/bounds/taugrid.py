@@ -160,6 +160,14 @@ class TauGrid:
             per_step = rate[:, 0] * (1.0 if order == math.inf else len(self.region.dims) ** (1 / order)) / 2
         return max(0.0, float(((margins - self.constants.slack) / np.maximum(per_step, 1e-300)).min()))
 
+    def announcement(self, tau: float | None = None) -> str:
+        """What is to be read before a uniform grid is run: the required step, and the points of `tau` (or of that step)."""
+        required = self.required_tau()
+        if required <= 0:
+            return "The image's own margin is not enough for any grid: no step is small enough."
+        plan = self.plan(min(required, 1.0) if tau is None else tau)
+        return f"A grid needs tau <= {required:.4g} at the image itself. {plan.sentence(scores=self.scores)}"
+
     def uniform(self, tau: float, *, most: int = 1_000_000) -> Cover:
         """Score the whole grid: S2 for the box, S3 for the distance.
 

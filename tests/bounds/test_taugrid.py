@@ -62,6 +62,9 @@ def test_points_are_counted_before_the_run() -> None:
     assert grid.plan(0.2).points == 7 * 7
     assert math.prod(len(a) for a in grid.axes(0.2)) == 7 * 7
     assert "49 grid points" in grid.plan(0.2).sentence(scores="logits")
+    assert grid.announcement(0.2).startswith("A grid needs tau <= 0.7071 at the image itself. tau = 0.2 in 2 dim")
+    hopeless = TauGrid(corner(0.0, 0.0), given(5.0), linear, label=0)  # misclassified already
+    assert "no step is small enough" in hopeless.announcement()
     whole = GridRegion.of_mask(np.zeros((28, 28, 1), np.float32), np.ones((28, 28), bool))
     large = TauGrid(whole, given(1.0), linear, label=0)
     assert large.plan(0.05).points == 21**784
