@@ -250,10 +250,10 @@ def _through(proxy: str, common: dict[str, Any]) -> urllib3.PoolManager:
 def _check_certificates(path: str) -> None:
     try:
         ssl.create_default_context(cafile=path)
-    except (OSError, ValueError) as error:
-        missing = isinstance(error, OSError) and not isinstance(error, ssl.SSLError)
-        reason = error.strerror if missing else "it holds no certificates in PEM"
-        raise InvalidSetting(f"[server] ca_file {path!r} cannot be used: {reason}.") from None
+    except ssl.SSLError:
+        raise InvalidSetting(f"[server] ca_file {path!r} cannot be used: it holds no certificates in PEM.") from None
+    except OSError as error:
+        raise InvalidSetting(f"[server] ca_file {path!r} cannot be used: {error.strerror}.") from None
 
 
 def proxy_for(address: Address, settings: ServerSettings) -> str | None:

@@ -17,12 +17,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
 
 from robustest.attack.find import find_adversarials
 from robustest.classifiers import InputSpec, load_classifier
 from robustest.classifiers.batching import choose_batch
 from robustest.classifiers.served import SlowTransportWarning, open_served
 from robustest.classifiers.served_settings import read_address, with_settings
+from robustest.classifiers.served_v2 import numbers
 from robustest.errors import EnvironmentFailure, InvalidSetting, InvalidSpec, ModelError
 from robustest.results import Edits
 from robustest.serving import Handler, InferenceServer, ServedModel, served_model
@@ -163,6 +167,17 @@ def test_binary_tensors_are_probed_not_trusted(changes: dict[str, Any], word: st
             faster = open_served(f"{server.url}#grpc={where}", SPEC, QUICK)
             assert faster.transport == "grpc"
             assert (faster(IMAGES) == RIGHT).all()
+
+
+@given(
+    arrays(
+        np.float32,
+        array_shapes(min_dims=1, max_dims=4),
+        elements=st.floats(allow_nan=False, allow_infinity=False, width=32),
+    )
+)
+def test_numbers_in_json_come_back_to_the_last_bit(batch: np.ndarray[Any, Any]) -> None:
+    assert (np.asarray(json.loads(numbers(batch)), np.float32) == batch.reshape(-1)).all()
 
 
 def test_a_rounding_of_the_last_decimal_is_agreement() -> None:
