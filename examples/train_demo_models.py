@@ -337,12 +337,12 @@ def write_model(recipe: Recipe, model: nn.Sequential, out: Path, training: str) 
 def write_images(test: Split, rows: NDArray[np.int64], path: Path) -> dict[str, Any]:
     """Write the shipped images; their entry in the manifest."""
     images = test.images[rows].permute(0, 2, 3, 1).contiguous().numpy()
-    np.savez_compressed(path, images=images, labels=test.labels[rows].numpy(), index=rows)
+    np.savez_compressed(path, images=images, labels=test.labels[rows].numpy(), index=rows, class_names=CLASSES)
     return {
         **describe(path), "file": "../images.npz", "dataset": "fashion",
         "description": f"Fashion-MNIST test set, 28x28 gray; the first {SHIPPED_PER_CLASS} of each class",
         "side": SIDE, "n": len(rows), "shape": list(images.shape), "dtype": "uint8", "layout": "NHWC",
-        "channels": "gray", "arrays": ["images", "index", "labels"], "classes": CLASSES,
+        "channels": "gray", "arrays": ["class_names", "images", "index", "labels"], "classes": CLASSES,
         "n_classes": len(CLASSES), "source": "Debian package dataset-fashion-mnist",
         "licence": "MIT (Zalando SE), see ../LICENSE-fashion-mnist",
     }  # fmt: skip
