@@ -89,6 +89,10 @@ class _Play:
         )
         self.clean, self.label_only = task.clean_margin, task.decision_only
         self.queries, self.left = task.queries, task.queries
+        # A state's key is the sum of its edits' keys: what is asked again is remembered by the driver and costs nothing.
+        self.keys = rng.integers(2**63, size=self.beliefs.mean.shape)
+        self.asked: set[int] = set()
+        self.alone = np.zeros(self.beliefs.mean.shape, bool)  # edits whose effect on the clean image is known
         self.best: State | None = None
         self.restarts = 0
 
@@ -109,10 +113,15 @@ class _Play:
         """Have states scored, and keep the smallest that flips."""
         pixels = self.beliefs.pixel_of_cell[batch.cells]
         margins = yield Edits(pixels, self.palette.colours[batch.colours, pixels], batch.offsets)
-        self.left -= len(batch)
+        known = len(self.asked)
+        self.asked.update(np.add.reduceat(self.keys[batch.colours, batch.cells], batch.offsets[:-1]).tolist())
+        self.left -= max(len(self.asked) - known, -(-len(batch) // 4))  # a search that turns in a circle ends too
+        sizes = np.diff(batch.offsets)
+        single = batch.offsets[:-1][sizes == 1]
+        self.alone[batch.colours[single], batch.cells[single]] = True
         flips = np.flatnonzero(margins < 0)
         if len(flips):
-            sizes = np.diff(batch.offsets)[flips]
+            sizes = sizes[flips]
             if self.best is None or sizes.min() < len(self.best):
                 self.best = batch[int(flips[sizes.argmin()])]
         return margins
@@ -123,7 +132,9 @@ class _Play:
         share = tuning.screening / 10 if self.label_only else tuning.screening
         stop = self.queries * (1 - share)
         while self.left > stop and self.best is None:
-            cells, colours = beliefs.top(beliefs.drawn(tuning.optimism), tuning.batch)
+            cells, colours = beliefs.top(beliefs.drawn(tuning.optimism, but=self.alone), tuning.batch)
+            if not len(cells):
+                return
             margins = yield from self._ask(Batch.square(cells[:, None], colours[:, None]))
             drops = self.clean - margins
             beliefs.learn(cells, colours, drops, noise=tuning.surprise)
@@ -210,7 +221,8 @@ class _Play:
         need = (margins - margin)[others]  # how much each edit holds the margin down
         stalled, lowest = 0, margin
         while self.left > 0 and margin >= 0:
-            ahead = Ahead(current, need, beliefs.scale / 2 * max(1, stalled / 4) + 1e-9)
+            softness = beliefs.scale / 2 * max(1, stalled / 4) + 1e-9
+            ahead = Ahead(current, need, softness, self.alone if len(current) == 1 else None)
             batch, added, places = swapping_moves(
                 ahead, beliefs, optimism=tuning.optimism, count=tuning.batch, rng=self.rng
             )

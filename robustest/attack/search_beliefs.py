@@ -164,11 +164,18 @@ class Beliefs:
         """Let deviations grow back towards their prior, because the state around has changed."""
         np.minimum(self.deviation * np.float32(1 / np.sqrt(share)), self.size, out=self.deviation)
 
-    def drawn(self, optimism: float) -> Floats:
-        """(V, cells) a drawn upper bound of each edit's drop; drawn, so that ties fall everywhere and not in one corner."""
+    def drawn(self, optimism: float, *, but: NDArray[np.bool_] | None = None) -> Floats:
+        """(V, cells) a drawn upper bound of each edit's drop; drawn, so that ties fall everywhere and not in one corner.
+
+        Args:
+            optimism: deviations added to the mean. but: (V, cells) edits that must not be chosen.
+        """
         start = int(self.rng.integers(_POOL))
         noise = self._pool[start : start + self.mean.size].reshape(self.mean.shape)
-        return self.mean + np.float32(optimism * self.scale) * self.deviation * noise
+        scores = self.mean + np.float32(optimism * self.scale) * self.deviation * noise
+        if but is not None:
+            scores[but] = _NEVER
+        return scores
 
     def top(self, scores: Floats, count: int, *, avoid: Ints | None = None) -> tuple[Ints, Ints]:
         """The `count` best distinct cells by their best colour, best first: (cells, colours).

@@ -30,11 +30,13 @@ class Ahead:
 
     state: of k edits. need: (k,) how much each of them holds the margin down.
     softness: difference in need that makes an edit e times less likely to leave, > 0.
+    useless: (V, cells) edits not to bring in; None for any. Then they come from anywhere, not from near by.
     """
 
     state: State
     need: NDArray[np.float64]
     softness: float
+    useless: NDArray[np.bool_] | None = None
 
 
 def climbing_moves(
@@ -72,7 +74,7 @@ def swapping_moves(
         batch: at most `count` states. added: the edit that each brings in first. places: whose place it takes.
     """
     state, size = ahead.state, len(ahead.state)
-    scores = beliefs.drawn(optimism)
+    scores = beliefs.drawn(optimism, but=ahead.useless)
     ranked = State(*beliefs.top(scores, count + count // 2, avoid=state.cells))
     count = min(count, len(ranked))
     added, spare = ranked.keep(np.arange(count)), ranked.keep(np.arange(count, len(ranked)))
@@ -82,7 +84,7 @@ def swapping_moves(
     anchors = rng.integers(size, size=count)
     moving = kind < _MOVING
     places[moving] = anchors[moving]
-    local = np.flatnonzero(kind < _MOVING + _JOINING)
+    local = np.flatnonzero(kind < (_MOVING + _JOINING if ahead.useless is None else 0))
     rows, cells, colours = _near(scores, state.cells[anchors[local]], beliefs, rng)
     added.cells[local[rows]], added.colours[local[rows]] = cells, colours
     new_cells, new_colours = state.cells[None].repeat(count, 0), state.colours[None].repeat(count, 0)
