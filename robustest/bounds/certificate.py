@@ -49,11 +49,11 @@ class Certificate:
     assumptions: tuple[str, ...] = ()
     tree: Mapping[str, Any] | None = None
 
-    def save(self, path: str | Path) -> None:
-        """Write it as JSON; floats are written so that they are read back bit for bit."""
+    def to_json(self) -> dict[str, Any]:
+        """As plain values, floats exactly."""
         spec = {key: getattr(self.spec, key) for key in ("layout", "channels", "scale", "mean", "std")}
         pixels = base64.b64encode(np.ascontiguousarray(self.image, "<f4").tobytes()).decode()
-        content = {
+        return {
             "format": FORMAT,
             "version": VERSION,
             "model": {"sha256": self.model},
@@ -67,7 +67,10 @@ class Certificate:
             "assumptions": list(self.assumptions),
             "tree": self.tree if self.tree is not None else {"leaf": True},
         }
-        Path(path).write_text(json.dumps(content, separators=(",", ":")), encoding="utf-8")
+
+    def save(self, path: str | Path) -> None:
+        """Write it as JSON; floats are written so that they are read back bit for bit."""
+        Path(path).write_text(json.dumps(self.to_json(), separators=(",", ":")), encoding="utf-8")
 
 
 def sparse_claim(norm: str, units: int, mask: NDArray[np.bool_] | None = None) -> dict[str, Any]:

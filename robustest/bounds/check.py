@@ -22,6 +22,7 @@ from torch import Tensor
 
 from robustest.bounds.branch import prove_region
 from robustest.bounds.centred import CentredBounds
+from robustest.bounds.certificate import Certificate, ball_claim, sparse_claim
 from robustest.bounds.crown import margin_bounds, margin_rows, propagate
 from robustest.bounds.graph import BoundGraph
 from robustest.bounds.guarantee import Bound, Bracket, Guarantee, Norm, Witness
@@ -40,6 +41,7 @@ from robustest.bounds.witness import (
     pull_back,
     rescore,
 )
+from robustest.classifiers.onnx_file import OnnxClassifier
 from robustest.classifiers.spec import InputSpec
 from robustest.errors import InvalidImage, InvalidSetting
 from robustest.images import as_unit, check_images
@@ -57,10 +59,14 @@ class Checker:
         graph: the network, read and checked by `graph_of`.
         scorer: the classifier itself, which scores every witness.
         executed: prove for the network as executed; else for exact real arithmetic.
+        spec: how the model file wants its images; certificates are made where it is known.
     """
 
-    def __init__(self, graph: BoundGraph, scorer: Scorer, *, executed: bool = True) -> None:
+    def __init__(
+        self, graph: BoundGraph, scorer: Scorer, *, executed: bool = True, spec: InputSpec | None = None
+    ) -> None:
         self.graph = graph
+        self.spec = spec
         self.scorer = scorer
         self.executed = executed
         exec_proof = executed and graph.unit >= U32
@@ -204,7 +210,28 @@ class Checker:
         value = largest_radius(gap, top, start)
         if value > best.value:
             best = self._bound(value, "CROWN" if norm == "linf" else "centred bounds and CROWN", begin)
+            best = replace(best, certificate=self._certificate(point, label, ball_claim(norm, value), best.method))
         return best
+
+    def _certificate(
+        self, point: Tensor, label: int, claim: Mapping[str, Any], method: str, tree: Mapping[str, Any] | None = None
+    ) -> dict[str, Any] | None:
+        """What a second program needs to check a claim; None where the model is not a file of known digest."""
+        if self.spec is None or self.guarantee is not Guarantee.PROOF_EXEC:
+            return None
+        image = point.reshape(self.graph.input_shape).numpy().astype(np.float32)
+        return Certificate(
+            self.graph.digest,
+            self.spec,
+            image,
+            label,
+            None,
+            claim,
+            self.guarantee,
+            method,
+            self.graph.assumptions,
+            tree,
+        ).to_json()
 
     def _count(
         self, image: NDArray[np.float32], label: int, norm: Norm, upper: Witness | None, seconds: float
@@ -220,11 +247,17 @@ class Checker:
             norm=norm,
             seconds=max(seconds, 0.0),
             given=None if upper is None else upper.image,
+            record=self.spec is not None,
         )
         if found.witness is not None:
             mine = rescore(self.scorer, image, label, found.witness[None], norm, "few-pixel search")
             upper = nearest_of(upper, mine)
-        return self._bound(float(found.lower), "branch and bound over pixel groups", begin), upper
+        bound = self._bound(float(found.lower), "branch and bound over pixel groups", begin)
+        last = next((a for a in reversed(found.answers) if a.tree is not None), None)
+        if last is not None:
+            point, claim = torch.from_numpy(image), sparse_claim(norm, int(found.lower) - 1)
+            bound = replace(bound, certificate=self._certificate(point, label, claim, bound.method, last.tree))
+        return bound, upper
 
     def _branch(
         self, image: NDArray[np.float32], label: int, lower: Bound | None, upper: Witness | None, seconds: float
@@ -372,4 +405,5 @@ def checker_of(
     shape = (int(image_shape[0]), int(image_shape[1]), int(image_shape[2]))
     graph = graph_of(classifier, spec, image_shape=shape)
     scorer = scorer_of(classifier, spec)
-    return Checker(graph, scorer, executed=executed)
+    known = scorer.info.spec if isinstance(scorer, OnnxClassifier) else None
+    return Checker(graph, scorer, executed=executed, spec=known)

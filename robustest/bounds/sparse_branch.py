@@ -119,6 +119,7 @@ def sparse_distance(
     norm: L0Norm = "l0",
     seconds: float = 30.0,
     given: NDArray[np.float32] | None = None,
+    record: bool = False,
 ) -> SparseDistance:
     """How few pixels change the class: prove 1, 2, 3, ... pixels harmless until a witness or the time ends it.
 
@@ -126,6 +127,7 @@ def sparse_distance(
         bounds, image, label, scorer, norm: as for `decide_sparse`.
         seconds: CPU seconds for the proofs together.
         given: a misclassified image that is known; one of our own is looked for as well.
+        record: whether to keep the trees for a certificate.
     """
     unit = image.shape[2] if norm == "l0" else 1
 
@@ -137,7 +139,7 @@ def sparse_distance(
     answers: list[Answer] = []
     proved, left = 0, seconds
     while left > 0 and proved < image.size // unit and (best is None or proved + 1 < changed(best)):
-        answer = decide_sparse(bounds, image, label, proved + 1, scorer=scorer, norm=norm, seconds=left)
+        answer = decide_sparse(bounds, image, label, proved + 1, scorer=scorer, norm=norm, seconds=left, record=record)
         answers.append(answer)
         left -= answer.seconds
         if answer.decision is not Decision.PROVED:
