@@ -286,7 +286,7 @@ def load_plan(run: Path) -> Plan:
             command=table["command"],
         )
         fits = plan.shard >= 1 and plan.rows >= 1 and all(0 <= i < plan.data.count for i in plan.probe)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise RunConflict(f"{str(path)!r} is damaged: {type(error).__name__}: {error}. Plan the run again.") from error
     if not fits:
         raise RunConflict(

@@ -110,7 +110,7 @@ def check_edits(entry: dict[str, Any], where: str, shape: tuple[int, int, int], 
         fits = fits and values.shape == (len(edits), channels) and (values.dtype.kind == "i" or not eight_bit)
         fits = fits and bool(((places >= 0) & (places < (height, width))).all())
         fits = fits and bool(((values >= 0) & (values <= (255 if eight_bit else 1))).all())
-    except (KeyError, TypeError, ValueError, AttributeError):
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
         fits = False
     if not fits or (entry["verdict"] == Verdict.FLIPPED.value and entry["l0_pixels"] is None):
         raise RunConflict(f"{where} has an edit that is none, or outside the image. It was changed, or is damaged.")

@@ -260,8 +260,12 @@ def load_summary(path: str | Path) -> AuditSummary:
     content, records = read_result(where)
     model, data = content["model"], content["data"]
     settings = AttackSettings(**content["settings"])
+    try:
+        columns = columns_of(records, settings.norm)
+    except OverflowError as error:
+        raise RunConflict(f"result {str(path)!r} has a number that is none of an audit: {error}.") from error
     summary = summarise(
-        columns_of(records, settings.norm),
+        columns,
         model=ModelFacts(
             source=model["source"],
             sha256=model["sha256"],

@@ -108,6 +108,21 @@ def test_an_image_is_in_play_from_its_start_to_its_record(tmp_path: Path) -> Non
     ledger.close()
 
 
+@pytest.mark.parametrize(
+    ("durable", "network", "synchronous", "journal"),
+    [(False, False, 1, "wal"), (True, False, 2, "wal"), (False, True, 2, "delete")],
+)
+def test_rows_reach_the_disk_as_promised(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, durable: bool, network: bool, synchronous: int, journal: str
+) -> None:
+    monkeypatch.setattr("robustest.audit.ledger.on_network", lambda _: network)
+    ledger = Ledger(tmp_path / "l", key="k", owner=0, worker="w", durable=durable)
+    # SQLite's documentation: 1 is NORMAL, which in WAL mode survives a crash of the process, 2 is FULL.
+    assert ledger._db.execute("PRAGMA synchronous").fetchone()[0] == synchronous
+    assert ledger._db.execute("PRAGMA journal_mode").fetchone()[0] == journal
+    ledger.close()
+
+
 def test_suspicions_are_kept(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "l", key="k", owner=0, worker="w")
     ledger.start(1)
