@@ -11,6 +11,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -254,6 +255,8 @@ def test_no_more_requests_than_allowed_are_in_flight_and_several_are() -> None:
     with InferenceServer(small_model(run=run)) as server:
         classifier = open_served(server.url, SPEC, {**QUICK, "batch": 1, "concurrent": 3})
         assert (classifier(IMAGES) == RIGHT).all()
+        with ThreadPoolExecutor(8) as callers:  # each call alone is one request
+            assert all((scores == RIGHT[:1]).all() for scores in callers.map(classifier, [IMAGES[:1]] * 16))
     assert state["most"] == 3
 
 

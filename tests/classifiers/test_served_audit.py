@@ -97,6 +97,21 @@ def test_an_outage_ends_the_run_and_the_same_call_goes_on_where_it_was(tmp_path:
     assert result_of(tmp_path / "run") == result_of(tmp_path / "whole")
 
 
+def test_faults_that_pass_do_not_change_the_result(tmp_path: Path) -> None:
+    faults = ("drop", "status:503", "cut", "retry:429:0", "stale", "garbage", "twice", "late:0.1", "hang")
+    images = small_images()
+    with FaultyServer() as server:
+        run_audit(server.url + QUICK, images, None, SETTINGS, tmp_path / "whole", spec=SPEC)
+        server.begin(lambda place: faults[place // 7 % len(faults)] if place % 7 == 6 else None)
+        run_audit(server.url + f"{QUICK}&patience=20", images, None, SETTINGS, tmp_path / "run", spec=SPEC)
+        assert {kind for _, kind in server.requests} >= set(faults)
+    assert result_of(tmp_path / "run") == result_of(tmp_path / "whole")
+    served = json.loads((tmp_path / "run" / "timing.json").read_text())["served"]
+    assert served["retried"] > 0
+    assert served["sent"] == served["answered"] + served["retried"]
+    assert served["differing"] == 0
+
+
 def test_answers_that_differ_are_a_doubt_in_the_result(tmp_path: Path) -> None:
     with FaultyServer() as server:
         classifier = load_classifier(server.url + QUICK, SPEC)

@@ -114,6 +114,12 @@ def test_a_message_with_bytes_changed_is_read_or_refused(data: st.DataObject) ->
     assert scores.size <= len(answer)
 
 
+@pytest.mark.parametrize("data", [b"\x1a\x05abc", b"\x1a", b"\x1a" + b"\xff" * 11, b"\x0b", b"\x0d\x00\x00"])
+def test_a_field_that_does_not_end_within_the_message_is_refused(data: bytes) -> None:
+    with pytest.raises(GarbledError, match="no protobuf message"):
+        list(fields(data))
+
+
 def test_scores_over_grpc_are_the_models() -> None:
     with grpc_server() as (where, _):
         classifier = open_served(f"v2+grpc://{where}/m", SPEC, QUICK)
