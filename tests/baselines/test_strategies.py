@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from robustest.attack.find import find_adversarials, strategy_named
 from robustest.baselines.brusle import swapped_share as brusle_share
 from robustest.baselines.corners import Corners
+from robustest.baselines.pointwise import _sparse_noise
 from robustest.baselines.sparse_rs import swapped_share as sparse_rs_share
 from robustest.classifiers.callables import CallableClassifier
 from robustest.classifiers.spec import InputSpec
@@ -149,6 +150,30 @@ def test_one_pixel_finds_a_colour_that_no_corner_has() -> None:
     classifier = CallableClassifier(scores, InputSpec())
     assert all(r.l0_pixels == 1 for r in attack(classifier, "one-pixel"))
     assert not any(r.flipped for r in attack(classifier, "sparse-rs@1"))
+
+
+def test_one_pixel_evolves_towards_a_colour_that_blind_draws_would_miss() -> None:
+    goal = np.array([0.5, 0.2, 0.8], np.float32)
+
+    def scores(images: NDArray[np.float32]) -> NDArray[np.float32]:
+        away = np.abs(images - goal).max(axis=3).min(axis=(1, 2))  # of the pixel nearest to the goal
+        return np.stack([away, np.full_like(away, 0.02)], axis=1)
+
+    # Within 0.02 in all three channels: about one of 30,000 draws of the first population.
+    found = attack(CallableClassifier(scores, InputSpec()), "one-pixel", queries=4000, channels=3, count=4)
+    assert sum(result.flipped for result in found) >= 3
+
+
+def test_pointwise_starts_from_noise_that_is_just_dense_enough() -> None:
+    corners = Corners(np.zeros((20, 20, 1), np.float32))
+    noise = _sparse_noise(corners, np.random.default_rng(0))
+    edits, found = next(noise), None
+    while found is None:
+        try:
+            edits = noise.send(np.array([1.0 if len(edits.pixels) < 5 else -1.0]))
+        except StopIteration as end:
+            found = end.value
+    assert 5 <= len(found.pixels) <= 12  # of 400; five are needed
 
 
 @pytest.mark.parametrize("name", ALL)
