@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,9 @@ def open_planned(
         )
     if model is None and reference.beside is not None and not Path(name).exists():
         name = str(run / reference.beside)
-    classifier = load_classifier(name, plan.model.spec, device=device, threads=threads, trust_model=reference.trust)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # the planner has been told
+        classifier = load_classifier(name, plan.model.spec, device=device, threads=threads, trust_model=reference.trust)
     found = classifier.info.digest
     if plan.model.sha256 is not None and found != plan.model.sha256:
         raise RunConflict(

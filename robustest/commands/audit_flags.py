@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
@@ -101,7 +102,11 @@ class ModelFlags:
             model, spec = with_input(model, self.input)
 
         def opened(spec: InputSpec | None) -> Classifier:
-            return load_classifier(model, spec, device=device, threads=threads, trust_model=self.trust_model)
+            with warnings.catch_warnings(record=True) as caught:
+                found = load_classifier(model, spec, device=device, threads=threads, trust_model=self.trust_model)
+            for warning in caught:
+                print(f"robustest: {warning.message}", file=sys.stderr)
+            return found
 
         if not overrides:
             classifier = opened(spec)
