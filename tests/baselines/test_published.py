@@ -7,9 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import robustest
 from robustest.attack.find import find_adversarials
 from robustest.audit.statistics import clopper_pearson
 from robustest.baselines.compare import correct_images
+from robustest.baselines.whitebox import run_white_box
 from robustest.classifiers.loading import load_classifier
 from robustest.images import load_images
 from robustest.settings import AttackSettings
@@ -49,6 +51,16 @@ def test_one_pixel_flips_as_many_as_the_networks_authors(zoo: Path, model: str, 
     low, high = clopper_pearson(found, 30)
     assert low <= published + 0.1
     assert high >= published - 0.1
+
+
+@pytest.mark.parametrize(("attack", "most"), [("sigma-zero", 6), ("fmn-l0", 8), ("jsma-z", 34), ("sparsefool", 16)])
+def test_white_box_attacks_need_no_more_pixels_than_published(zoo: Path, attack: str, most: float) -> None:
+    # Others' runs of these attacks on a small Fashion-MNIST network: medians of 4.5, 7, 33 (theta 1) and 16 pixels.
+    classifier = load_classifier(Path(robustest.__file__).parent / "demo" / "models" / "plain.onnx", threads=1)
+    images, _ = correct_images(classifier, load_images(zoo / "data" / "fashion.npz"), 30)
+    row = run_white_box(classifier, images, attack, AttackSettings(queries=1000, attack=attack))
+    pixels = [np.inf if r.l0_pixels is None else r.l0_pixels for r in row.runs[0].results]
+    assert float(np.median(pixels)) <= most
 
 
 def test_one_scan_is_no_worse_than_the_published_greedy(zoo: Path, verify: Path) -> None:
