@@ -27,6 +27,7 @@ def play(
     change: Literal["pixel", "corners", "dimension"] = "pixel",
     features: Literal["sift", "partition", "effect"] = "sift",
     most: int = 16,
+    once: bool = True,
     target: int | None = None,
     seconds: float | None = None,
     epsilon: float | None = None,
@@ -60,6 +61,7 @@ def play(
         features: player I's choices: the SIFT mixture, a partition of the image by its keypoints, or the pixels in the
             order of their measured effect.
         most: features used.
+        once: a pixel is changed by one move alone; --no-once lets it move on by tau, for l1, l2 and linf.
         target: class to be reached; any other than the label if not given.
         seconds: limit for each kind; the only setting that makes a result depend on the machine.
         epsilon: stop a kind after 1/epsilon iterations without improvement.
@@ -83,6 +85,7 @@ def play(
         change=change,
         features=features,
         most=most,
+        once=once,
         target=target,
     )
     picture = read_picture(image)
