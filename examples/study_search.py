@@ -72,8 +72,7 @@ def runs() -> list[Run]:
     plan += [Run(*model, queries, "sift") for model in cheap for queries in (200, 5000)]
     plan += [Run(*model, 1000, attack) for model in MODELS[:-1] for attack in ("sparse-rs", "uniform", "grid")]
     plan += [Run(*MODELS[-1], 1000, attack) for attack in ("sift", "uniform", "sparse-rs")]
-    plan = list(dict.fromkeys(plan))
-    return plan
+    return list(dict.fromkeys(plan))
 
 
 def correct(box: Classifier, images: ImageSet, count: int) -> ImageSet:

@@ -22,8 +22,9 @@ from robustest.attack.search_moves import Ahead, climbing_moves, swapping_moves
 from robustest.attack.search_palette import Palette
 from robustest.attack.search_states import Batch, Ints, State
 from robustest.attack.task import Search, Task
-from robustest.results import Edits, Margins
-from robustest.saliency.features import detect_features
+from robustest.results import Edits, Margins, SaliencyChange
+from robustest.saliency.features import Features, detect_features
+from robustest.saliency.mixture import mixture
 from robustest.saliency.regions import feature_regions, grid_regions, one_region
 
 Asking = Generator[Edits, Margins, Margins]
@@ -63,17 +64,17 @@ class Tuning:
 
 def game_search(task: Task, rng: np.random.Generator, tuning: Tuning | None = None) -> Search:
     """Play the pixel game on one image; see the module's docstring."""
-    yield from _Play(task, rng, tuning or Tuning()).run()
+    play = _Play(task, rng, tuning or Tuning())
+    task.notes.saliency = play.saliency
+    yield from play.run()
 
 
-def regions_of(task: Task) -> Ints:
-    """(H*W,) player I's moves for one image, by the guide that was asked for."""
+def regions_of(task: Task, features: Features | None) -> Ints:
+    """(H*W,) player I's moves for one image, by the guide that was asked for; `features` where that is SIFT."""
     height, width, _ = task.image.shape
-    if task.settings.guide == "uniform":
-        return one_region(height, width)
-    if task.settings.guide == "grid":
-        return grid_regions(height, width)
-    return feature_regions(detect_features(task.image), height, width)
+    if features is not None:
+        return feature_regions(features, height, width)
+    return grid_regions(height, width) if task.settings.guide == "grid" else one_region(height, width)
 
 
 class _Play:
@@ -83,9 +84,11 @@ class _Play:
         self.rng, self.tuning = rng, tuning
         self.palette = Palette(task.image, task.settings.values, task.settings.tau, eight_bit=task.eight_bit)
         height, width, _ = task.image.shape
+        self.shape = (height, width)
+        self.features = detect_features(task.image) if task.settings.guide == "sift" else None
         far = min(height, width) > _LARGE
         self.beliefs = Beliefs(
-            self.palette, (height, width), regions_of(task), rng=rng, reach=4.0 if far else 2.0, far=far
+            self.palette, self.shape, regions_of(task, self.features), rng=rng, reach=4.0 if far else 2.0, far=far
         )
         self.clean, self.label_only = task.clean_margin, task.decision_only
         self.queries, self.left = task.queries, task.queries
@@ -108,6 +111,14 @@ class _Play:
         yield from self._shrink()
         while self.best is not None and len(self.best) > 1 and self.left > 0:
             yield from self._undercut(self.best)
+
+    def saliency(self) -> SaliencyChange:
+        """The distribution that the guide gives, and the same reweighted by what each pixel turned out to promise."""
+        before = np.full(self.shape, 1 / (self.shape[0] * self.shape[1]))
+        if self.features is not None:
+            before = mixture(self.features, *self.shape).distribution
+        after = before * (1 + self.beliefs.promise().reshape(self.shape))
+        return SaliencyChange(before, after / after.sum())
 
     def _ask(self, batch: Batch) -> Asking:
         """Have states scored, and keep the smallest that flips."""

@@ -83,6 +83,7 @@ class Beliefs:
         steps_away = np.abs(down) + np.abs(right)
         close = (steps_away <= 2) | ((steps_away <= 4) & (down % 2 == 0) & (right % 2 == 0) & far)
         self._offsets: Ints = self._around[close]
+        self._middle = int(np.flatnonzero(self._offsets == 0)[0])
         self._near: Floats = np.exp(-np.hypot(down, right)[close] / reach).astype(np.float32)
         self._gain = np.zeros(colours * self.cells, np.float32)
         self._share = np.zeros(colours * self.cells, np.float32)
@@ -93,6 +94,11 @@ class Beliefs:
     def scale(self) -> float:
         """Margins per unit of `deviation`: the root mean square of what was not foreseen."""
         return float(np.sqrt(self._surprise / self._count)) if self._surprise > 0 else 1.0
+
+    def promise(self) -> NDArray[np.float64]:
+        """(H*W,) how much each pixel is believed to lower the margin at its best colour, in units of `scale`, >= 0."""
+        best = self.mean[:, self.cell_of_pixel].max(axis=0)
+        return np.maximum(best, 0) / np.float64(self.scale)
 
     def neighbours(self, cells: Ints) -> Ints:
         """(N, K) cells around each cell, itself included; some may lie on the rim."""
@@ -113,6 +119,11 @@ class Beliefs:
         around = cells[:, None] + self._offsets
         angles = np.einsum("vnkc,nc->vnk", self._angle[:, around], self._angle[colours, cells])
         correlation = self._near * (self._floor + (1 - self._floor) * np.maximum(angles, 0))
+        # What is known of an edit, or of the one beside it, is its own and not shared: the posterior correlation is lower.
+        known = self.deviation / np.maximum(self.size, np.float32(1e-9))
+        correlation *= known[:, around] * known[colours, cells][:, None]
+        itself = np.arange(len(cells))
+        correlation[colours, itself, self._middle] = 1
         places = (np.arange(self.colours)[:, None, None] * self.cells + around).ravel()
         weight = (own / total * surprise).astype(np.float32)
         explained = (own**2 / total).astype(np.float32)

@@ -14,6 +14,7 @@ from robustest.attack.search import Tuning, game_search, regions_of
 from robustest.attack.search_palette import Palette
 from robustest.attack.task import Notes, Task
 from robustest.results import AttackResult, Edits, Verdict
+from robustest.saliency.features import detect_features
 from robustest.settings import AttackSettings
 
 Scoring = Callable[[Any], Any]
@@ -188,10 +189,26 @@ def test_tau_steps_stay_on_the_grid() -> None:
 
 def test_a_blank_image_has_no_feature_and_falls_back_to_the_grid() -> None:
     blank = np.zeros((20, 20, 1), np.float32)
-    assert np.array_equal(
-        regions_of(_task(blank, AttackSettings())), regions_of(_task(blank, AttackSettings(guide="grid")))
+    by_feature, by_grid, whole = (
+        regions_of(_task(blank, AttackSettings(guide=guide)), features)
+        for guide, features in (("sift", detect_features(blank)), ("grid", None), ("uniform", None))
     )
-    assert len(np.unique(regions_of(_task(blank, AttackSettings(guide="uniform"))))) == 1
+    assert np.array_equal(by_feature, by_grid)
+    assert len(np.unique(whole)) == 1
+
+
+@pytest.mark.parametrize("guide", ["sift", "uniform"])
+def test_saliency_before_and_after_are_distributions_and_move_towards_what_matters(guide: str) -> None:
+    weights = np.zeros((12, 12, 1))
+    weights[6, 6] = -30.0
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 40, (12, 12, 1)).astype(np.uint8)
+    (result,) = attack(linear(weights, 40.0), image[None], queries=1200, guide=guide)
+    change = result.saliency
+    assert change is not None
+    assert change.before.sum() == pytest.approx(1)
+    assert change.after.sum() == pytest.approx(1)
+    assert change.after[6, 6] > change.before[6, 6]
 
 
 def _task(image: np.ndarray, settings: AttackSettings) -> Task:
