@@ -249,6 +249,8 @@ def main() -> None:
             shutil.rmtree(out / "whole")
             shutil.rmtree(disk / "run")
             print(outcome.audits, dict(outcome.blows), dict(outcome.lost), outcome.wrong, file=sys.stderr, flush=True)
+    except KeyboardInterrupt:
+        print("stopped; so far:", file=sys.stderr)
     finally:
         if mounted:
             subprocess.run(["umount", "-l", str(disk)], check=True)
