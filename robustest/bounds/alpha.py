@@ -14,17 +14,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from robustest.bounds.crown import (
-    Intervals,
-    MiddleSlopes,
-    Slopes,
-    margin_bounds,
-    propagate,
-    refine,
-)
+from robustest.bounds.crown import margin_bounds, propagate, refine
 from robustest.bounds.graph import BoundGraph
 from robustest.bounds.region import Region
 from robustest.bounds.relax import relax
+from robustest.bounds.substitute import Intervals, MiddleSlopes, Slopes
 
 _PER_ENTRY = 600_000
 """Most slopes of one node for all entries of a later one; beyond, the entries share them."""

@@ -23,19 +23,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from robustest.bounds.alpha import Optimised, optimise, tighten
-from robustest.bounds.crown import (
-    Intervals,
-    MiddleSlopes,
-    Slopes,
-    back_substitute,
-    margin_bounds,
-    margin_rows,
-    propagate,
-)
+from robustest.bounds.crown import margin_bounds, margin_rows, propagate
 from robustest.bounds.forms import Whole
 from robustest.bounds.graph import BoundGraph
 from robustest.bounds.region import Region
 from robustest.bounds.relax import Relaxation, relax
+from robustest.bounds.substitute import Intervals, MiddleSlopes, Slopes, back_substitute
 
 _CANDIDATES = 8
 _STEPS = 10

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -28,6 +28,7 @@ from robustest.bounds.graph import BoundGraph
 from robustest.bounds.guarantee import Bound, Bracket, Guarantee, Norm, Witness
 from robustest.bounds.jacobian import exact_scores, gradient_intervals
 from robustest.bounds.lipschitz import Lipschitz, eclipse_constant, product_constant
+from robustest.bounds.radius import largest_radius
 from robustest.bounds.reading import graph_of, scorer_of
 from robustest.bounds.region import Region
 from robustest.bounds.rounding import OUTWARD, U32
@@ -45,9 +46,6 @@ from robustest.classifiers.onnx_file import OnnxClassifier
 from robustest.classifiers.spec import InputSpec
 from robustest.errors import InvalidImage, InvalidSetting
 from robustest.images import as_unit, check_images
-
-_TOLERANCE = 0.005
-"""Relative width at which the search for a radius stops."""
 
 _COUNTS: tuple[Norm, ...] = ("l0", "l0_dims")
 
@@ -301,35 +299,6 @@ class Checker:
                 high = upper.value if upper is not None else middle
             else:
                 high = middle
-
-
-def largest_radius(gap: Callable[[float], float], top: float, start: float, *, tolerance: float = _TOLERANCE) -> float:
-    """Largest radius found with `gap(radius) > 0`, by the secant method with bisection as its fallback.
-
-    Args:
-        gap: of a radius, falling; positive where the radius is proved.
-        top: no radius from here on can be proved.
-        start: the gap at radius 0.
-        tolerance: relative width at which to stop.
-    """
-    low, high = 0.0, top
-    at_low, at_high = start, math.nan
-    for step in range(40):
-        if high - low <= tolerance * high or high < 1e-9 * top:
-            break
-        middle = (low + high) / 2
-        if math.isnan(at_high):
-            middle = high / 3 if step == 0 else min(max(low + (high - low) / 4, high / 10), middle)
-        elif step % 3 != 2:
-            middle = low + (high - low) * at_low / (at_low - at_high)
-            width = high - low
-            middle = min(max(middle, low + 0.03 * width), high - 0.03 * width)
-        value = gap(middle)
-        if value > 0:
-            low, at_low = middle, value
-        else:
-            high, at_high = middle, value
-    return low
 
 
 def _diameter(n: int, norm: Norm) -> float:

@@ -11,8 +11,9 @@ import math
 import torch
 from torch import Tensor
 
+from robustest.bounds.builder import GraphBuilder
 from robustest.bounds.errors import UnsupportedLayer
-from robustest.bounds.graph import Activation, GraphBuilder
+from robustest.bounds.graph import Activation
 
 Pads = tuple[int, int, int, int]
 

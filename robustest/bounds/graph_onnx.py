@@ -17,8 +17,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from robustest.bounds.builder import GraphBuilder
 from robustest.bounds.errors import UnsupportedLayer
-from robustest.bounds.graph import Activation, GraphBuilder
+from robustest.bounds.graph import Activation
+from robustest.bounds.graph_folds import fold
 from robustest.bounds.graph_layers import average_pool, clip, global_average, max_pool
 from robustest.errors import MissingExtra, ModelError
 
@@ -59,8 +61,7 @@ def read_onnx(path: Path, builder: GraphBuilder, entry: int) -> int:
             values[result] = before
             continue
         found = reader.read(node.op_type, node.name or node.output[0], list(node.input), attributes)
-        for name, value in zip(node.output, found, strict=False):
-            values[name] = value
+        values.update(zip(node.output, found, strict=False))
     output = values[result]
     if not isinstance(output, int):
         raise UnsupportedLayer(f"model {path}: the output does not depend on the input.")
@@ -88,7 +89,7 @@ class _Reader:
         label = f"{kind} '{name}'"
         given = [self.values[i] for i in inputs if i]
         if all(not isinstance(v, int) for v in given):
-            return [_fold(kind, label, [v for v in given if not isinstance(v, int)], attributes)]
+            return [fold(kind, label, [v for v in given if not isinstance(v, int)], attributes)]
         handler: Callable[..., Value] | None = getattr(self, f"_on_{kind.lower()}", None)
         if handler is None:
             raise UnsupportedLayer(
@@ -347,66 +348,3 @@ def _two(values: Any) -> tuple[int, int]:
     if len(values) != 2:
         raise UnsupportedLayer(f"only two-dimensional layers are supported; got settings {tuple(values)}.")
     return int(values[0]), int(values[1])
-
-
-def _fold(kind: str, label: str, given: list[Array], attributes: dict[str, Any]) -> Array:
-    """A node whose inputs are all constants."""
-    try:
-        return _FOLDS[kind](given, attributes)
-    except KeyError:
-        raise UnsupportedLayer(f"layer {label}: constants cannot be worked out through it.") from None
-
-
-def _fold_slice(given: list[Array], attributes: dict[str, Any]) -> Array:
-    starts = attributes.get("starts") or given[1]
-    ends = attributes.get("ends") or given[2]
-    axes = attributes.get("axes") or (given[3] if len(given) > 3 else range(len(starts)))
-    steps = given[4] if len(given) > 4 else [1] * len(starts)
-    cut = [slice(None)] * given[0].ndim
-    for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
-        stop = None if step < 0 and end < -(2**31) else int(end)
-        cut[int(axis)] = slice(int(start), stop, int(step))
-    return given[0][tuple(cut)]
-
-
-def _axes_of(given: list[Array], attributes: dict[str, Any]) -> tuple[int, ...]:
-    return tuple(int(a) for a in (attributes.get("axes") or given[1]))
-
-
-def _fold_constant(given: list[Array], attributes: dict[str, Any]) -> Array:
-    from onnx import numpy_helper
-
-    value = numpy_helper.to_array(attributes["value"]) if "value" in attributes else np.zeros(1, np.float32)
-    return np.full([int(d) for d in given[0]], value[0], dtype=value.dtype)
-
-
-def _fold_cast(given: list[Array], attributes: dict[str, Any]) -> Array:
-    from onnx import helper
-
-    return given[0].astype(helper.tensor_dtype_to_np_dtype(int(attributes["to"])))
-
-
-def _fold_div(given: list[Array], attributes: dict[str, Any]) -> Array:
-    if np.issubdtype(given[0].dtype, np.integer):
-        return np.asarray(np.trunc(given[0] / given[1]).astype(given[0].dtype))
-    return np.asarray(given[0] / given[1])
-
-
-_FOLDS: dict[str, Callable[[list[Array], dict[str, Any]], Array]] = {
-    "Add": lambda g, a: np.asarray(g[0] + g[1]),
-    "Sub": lambda g, a: np.asarray(g[0] - g[1]),
-    "Mul": lambda g, a: np.asarray(g[0] * g[1]),
-    "Div": _fold_div,
-    "Neg": lambda g, a: np.asarray(-g[0]),
-    "Cast": _fold_cast,
-    "Concat": lambda g, a: np.concatenate(g, int(a["axis"])),
-    "ConstantOfShape": _fold_constant,
-    "Gather": lambda g, a: np.take(g[0], g[1].astype(np.int64), axis=int(a.get("axis", 0))),
-    "Identity": lambda g, a: g[0],
-    "Reshape": lambda g, a: g[0].reshape([int(d) for d in g[1]]),
-    "Shape": lambda g, a: np.array(g[0].shape, dtype=np.int64),
-    "Slice": _fold_slice,
-    "Squeeze": lambda g, a: np.squeeze(g[0], _axes_of(g, a)),
-    "Transpose": lambda g, a: np.transpose(g[0], a.get("perm")),
-    "Unsqueeze": lambda g, a: np.expand_dims(g[0], _axes_of(g, a)),
-}

@@ -17,10 +17,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from robustest.bounds.crown import Intervals, margin_rows
+from robustest.bounds.crown import margin_rows
 from robustest.bounds.graph import Activation, BoundGraph
 from robustest.bounds.region import Region
 from robustest.bounds.rounding import OUTWARD, U64, gamma
+from robustest.bounds.substitute import Intervals
 
 
 def gradient_intervals(graph: BoundGraph, intervals: Intervals, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -130,10 +131,8 @@ def exact_scores(graph: BoundGraph, images: Tensor) -> tuple[Tensor, Tensor]:
         else:
             reach = [values[p].abs() + errors[p] for p in node.parents]
             before = [errors[p] for p in node.parents]
-            if node.op is not None:
-                error = node.op.forward(before[0], absolute=True)
-            else:
-                error = torch.stack(before).sum(0)
+            op = node.op
+            error = op.forward(before[0], absolute=True) if op is not None else torch.stack(before).sum(0)
             error = error * OUTWARD + graph.node_error(index, reach, unit=0.0)
         values.append(value)
         errors.append(error)

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from robustest.bounds.builder import GraphBuilder
 from robustest.bounds.errors import UnsupportedLayer
-from robustest.bounds.graph import BoundGraph, GraphBuilder
+from robustest.bounds.graph import BoundGraph
 from robustest.bounds.rounding import U32, U64
 from robustest.classifiers.spec import InputSpec
 from robustest.errors import InvalidSpec
@@ -107,7 +108,8 @@ def read_file(path: Path, spec: InputSpec | None, shape: ImageShape, scores: Sco
 
 def read_torch(module: nn.Module, spec: InputSpec, shape: ImageShape, scores: Scorer | None = None) -> BoundGraph:
     """The network of a torch module, checked against `scores` or the module itself."""
-    from robustest.bounds.graph_torch import arithmetic_of, module_digest, read_module
+    from robustest.bounds.arithmetic import arithmetic_of, module_digest
+    from robustest.bounds.graph_torch import read_module
 
     kind = arithmetic_of(module)
     builder = GraphBuilder(shape)

@@ -13,11 +13,13 @@ from torch import Tensor, nn
 
 from robustest.bounds.alpha import optimise, tighten
 from robustest.bounds.branch import prove_region
-from robustest.bounds.check import certify, checker_of, largest_radius
+from robustest.bounds.check import certify, checker_of
 from robustest.bounds.crown import margin_bounds
 from robustest.bounds.errors import SoundnessViolation
+from robustest.bounds.graph import BoundGraph
 from robustest.bounds.guarantee import Bound, Bracket, Guarantee, Witness
 from robustest.bounds.lipschitz import product_constant, supplied
+from robustest.bounds.radius import largest_radius
 from robustest.bounds.reading import graph_of
 from robustest.bounds.region import Region
 from robustest.classifiers.onnx_file import OnnxClassifier
@@ -267,3 +269,42 @@ def test_residual_and_pooled_networks_of_the_zoo_are_certified(zoo: Path, name: 
         with torch.no_grad():
             proved += bool(margin_bounds(graph, region, label).proved[0])
     assert proved >= 1
+
+
+def lowest_point(graph: BoundGraph, region: Region, rng: np.random.Generator) -> float:
+    """The least margin of class 0 over class 1 that many descents from random points reach."""
+    point = region.lower + torch.from_numpy(rng.random((200, graph.n_inputs))) * (region.upper - region.lower)
+    for step in range(60):
+        point = point.detach().requires_grad_()
+        scores = graph.forward(point)
+        (slope,) = torch.autograd.grad((scores[:, 0] - scores[:, 1]).sum(), point)
+        size = (region.upper - region.lower) * 0.3 * (1 - step / 60) ** 2
+        point = torch.minimum(torch.maximum(point - slope.sign() * size, region.lower), region.upper)
+    scores = graph.forward(point.float()).detach()
+    return float((scores[:, 0] - scores[:, 1]).min())
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_branching_never_proves_a_region_with_a_known_counterexample(seed: int) -> None:
+    """The bias is set so that the least point found is misclassified by a hair, and then right by a margin."""
+    rng = np.random.default_rng(seed)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = nn.Sequential(
+            nn.Flatten(), nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2)
+        ).eval()
+    with torch.no_grad():
+        for weights in model.parameters():
+            weights.mul_(2.0)
+    region = Region.ball(torch.from_numpy(rng.random((1, 4))), "linf", 0.4)
+    least = lowest_point(graph_of(model, GRAY, image_shape=(2, 2, 1)), region, rng)
+    with torch.no_grad():
+        model[5].bias[0] -= least + 1e-4  # type: ignore[index]
+    graph = graph_of(model, GRAY, image_shape=(2, 2, 1))
+    assert lowest_point(graph, region, rng) < 0
+    assert not prove_region(graph, region, 0, seconds=0.5).proved
+    with torch.no_grad():
+        model[5].bias[0] += 0.3  # type: ignore[index]
+    raised = graph_of(model, GRAY, image_shape=(2, 2, 1))
+    answer = prove_region(raised, region, 0, seconds=3.0)
+    assert answer.proved or lowest_point(raised, region, rng) < 0.3 - 2e-4

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from robustest.bounds.builder import GraphBuilder
 from robustest.bounds.check import certify
 from robustest.bounds.errors import GraphMismatch, UnsupportedLayer, UnsupportedNumerics
-from robustest.bounds.graph import GraphBuilder
 from robustest.bounds.reading import graph_of
 from robustest.classifiers.callables import CallableClassifier
 from robustest.classifiers.spec import InputSpec
