@@ -120,8 +120,8 @@ class Beliefs:
         angles = np.einsum("vnkc,nc->vnk", self._angle[:, around], self._angle[colours, cells])
         correlation = self._near * (self._floor + (1 - self._floor) * np.maximum(angles, 0))
         # What is known of an edit, or of the one beside it, is its own and not shared: the posterior correlation is lower.
-        known = self.deviation / np.maximum(self.size, np.float32(1e-9))
-        correlation *= known[:, around] * known[colours, cells][:, None]
+        known = self.deviation[:, around] / np.maximum(self.size[:, around], np.float32(1e-9))
+        correlation *= known * (own / np.maximum(size, 1e-9)).astype(np.float32)[:, None]
         itself = np.arange(len(cells))
         correlation[colours, itself, self._middle] = 1
         places = (np.arange(self.colours)[:, None, None] * self.cells + around).ravel()

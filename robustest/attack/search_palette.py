@@ -13,6 +13,9 @@ _SEEN = 0.5 / 255  # a change smaller than half an 8-bit step is none
 class Palette:
     """V candidate colours for every pixel of one image.
 
+    `corners`: the 2^C corners of the colour cube. `free`: these and the middles between them, 3^C; a smooth margin is
+    seldom lowest inside, so finer steps cost more queries than they save. `tau`: a step up or down in every channel.
+
     Attributes:
         colours: (V, P, C) float32 in [0, 1]; multiples of 1/255 where `eight_bit`.
         change: (V, P, C) difference to the image.
@@ -22,12 +25,13 @@ class Palette:
     def __init__(self, image: NDArray[np.float32], values: Values, tau: float, *, eight_bit: bool) -> None:
         channels = image.shape[2]
         base = image.reshape(1, -1, channels)
-        bits = (np.arange(2**channels)[:, None] >> np.arange(channels)) & 1
-        corners = bits.astype(np.float32)[:, None, :]
+        levels = 3 if values == "free" else 2
+        digits = np.arange(levels**channels)[:, None] // levels ** np.arange(channels) % levels
+        corners = (digits / (levels - 1)).astype(np.float32)[:, None, :]
         if values == "tau":
             colours = np.clip(base + np.float32(tau) * (2 * corners - 1), 0, 1)
         else:
-            colours = np.broadcast_to(corners, (len(bits), base.shape[1], channels))
+            colours = np.broadcast_to(corners, (len(digits), base.shape[1], channels))
         if eight_bit:
             colours = np.rint(colours * 255).astype(np.float32) / np.float32(255)
         self.colours: NDArray[np.float32] = np.ascontiguousarray(colours, np.float32)

@@ -187,6 +187,18 @@ def test_tau_steps_stay_on_the_grid() -> None:
     assert palette.colours[:, 0, 0] == pytest.approx([0.65, 1.0])
 
 
+def test_a_middle_colour_is_found_where_only_that_one_flips() -> None:
+    """The margin is lowest at half brightness, and no corner of the cube flips."""
+
+    def score(images: np.ndarray) -> np.ndarray:
+        nearest = np.abs(images.reshape(len(images), -1) - 0.5).min(axis=1)
+        return np.stack([nearest - 0.1, np.zeros(len(images))], axis=1).astype(np.float32)
+
+    blank = np.zeros((1, 6, 6, 1), np.uint8)
+    assert attack(score, blank, queries=200, values="free")[0].l0_pixels == 1
+    assert attack(score, blank, queries=200, values="corners")[0].verdict is Verdict.SURVIVED
+
+
 def test_a_blank_image_has_no_feature_and_falls_back_to_the_grid() -> None:
     blank = np.zeros((20, 20, 1), np.float32)
     by_feature, by_grid, whole = (
