@@ -102,8 +102,8 @@ def report(rows: Iterable[dict[str, Any]], arguments: argparse.Namespace) -> str
     lines = [
         "# Few-pixel robustness, decided",
         "",
-        "`python examples/verify_l0.py` makes this page again (networks and images: YuvShap/CoVerD, Apache-2.0, not part "
-        f"of this repository). One thread, CPU seconds, {platform.machine()}, 2 cores shared with other work. A proof "
+        f"`python examples/verify_l0.py --seconds-beyond {arguments.seconds_beyond:g}` makes this page again (networks and "
+        f"images: YuvShap/CoVerD, Apache-2.0, not part of this repository). One thread, CPU seconds, {platform.machine()}, 2 cores shared with other work. A proof "
         "holds for the float32 network as executed and for every pixel value in [0, 1], not only 8-bit ones; a witness "
         "was scored again by onnxruntime. Intervals are Clopper-Pearson at 95 %.",
         "",
@@ -149,7 +149,15 @@ def _distances(name: str, right: list[dict[str, Any]]) -> list[str]:
     others = Counter((row["lower"], row["upper"]) for row in right if row["lower"] != row["upper"])
     rounded = sum(row.get("survives_8_bit", False) for row in right)
     found = sum(row["upper"] is not None for row in right)
+    left = [
+        f"image {row['image']}, k = {a['k']}, after {a['seconds']:.0f} s"
+        for row in right
+        for a in row["answers"]
+        if a["decision"] == "OPEN" and a["k"] in LIMITS
+    ]
     return [
+        f"**{name}**: left open: {'; '.join(left) or 'nothing'}.",
+        "",
         f"**{name}**: the smallest number of pixels that changes the class is known exactly for "
         f"{sum(exact.values())} of {len(right)} images: "
         + ", ".join(f"{value} pixels on {count}" for value, count in sorted(exact.items()))

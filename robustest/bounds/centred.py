@@ -30,6 +30,8 @@ _SLOPE_ERROR = 128 * U64
 """Absolute rounding error of any slope computed here (slopes are at most 1)."""
 _ROWS = 256
 """Forms pushed through the whole network at once."""
+_EARLY = 2
+"""Activations from the image on that keep their secants in every pass; radii grow with each, so later ones get lines."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,12 +238,16 @@ class CentredBounds:
             forms = torch.zeros(1, len(rows), self.graph.nodes[at].size, dtype=torch.float64)
             forms[0, torch.arange(len(rows)), rows] = 1.0
             forms = forms.expand(state.region.batch, -1, -1)
-            least = self._push(at, forms, state).value
-            most = self._push(at, -forms, state).value
+            least = self._push(at, forms, state, self._late(at)).value
+            most = self._push(at, -forms, state, self._late(at)).value
             base = state.base[at][:, rows]
             lower[:, rows] = torch.maximum(lower[:, rows], base + least)
             upper[:, rows] = torch.minimum(upper[:, rows], base - most)
         return lower, upper
+
+    def _late(self, at: int) -> frozenset[int]:
+        """The activations before a node that passes from it meet with CROWN's line."""
+        return frozenset([a for a in self.activations if a < at][_EARLY:])
 
     def _kinks_at_zero(self, at: int) -> bool:
         """Whether every activation that reads a node is a ReLU: then only its sign need be decided."""
@@ -261,7 +267,7 @@ class CentredBounds:
         last = len(self.graph.nodes) - 1
         forms = rows.expand(state.region.batch, -1, -1)
         best = self._push(last, forms, state)
-        for lines in ({self.activations[-1]},) if self.activations else ():
+        for lines in {frozenset(self.activations[-1:]), self._late(last)} - {frozenset()}:
             other = self._push(last, forms, state, lines)
             better = other.value > best.value
             best = FormBounds(
@@ -275,9 +281,7 @@ class CentredBounds:
             at_base - slack + best.value - (at_base.abs() + best.value.abs()) * 4 * U64, best.gains, best.form
         )
 
-    def _push(
-        self, start: int, forms: Tensor, state: Analysis, lines: frozenset[int] | set[int] = frozenset()
-    ) -> FormBounds:
+    def _push(self, start: int, forms: Tensor, state: Analysis, lines: frozenset[int] = frozenset()) -> FormBounds:
         """Lower bounds of forms (B, R, n) of the change of a node, through the whole network."""
         waiting: dict[int, tuple[Tensor, Tensor | None]] = {start: (forms, None)}
         batch, count = forms.shape[:2]
