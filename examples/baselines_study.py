@@ -125,12 +125,13 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=50, help="at most so many of each model")
     parser.add_argument("--only", help="one model's name")
     parser.add_argument("-o", "--output", type=Path, default=ROOT / "reports" / "baselines.md")
+    parser.add_argument("--cached", action="store_true", help="run nothing; write what was measured before")
     given = parser.parse_args()
     given.cache.mkdir(parents=True, exist_ok=True)
     settings = AttackSettings(queries=given.queries, seed=given.seed)
     for study in STUDIES:
         part = given.cache / f"{study.model}-{given.queries}-{given.seed}.md"
-        if part.exists() or given.only not in (None, study.model):
+        if part.exists() or given.cached or given.only not in (None, study.model):
             continue
         path = DEMO if study.model == "demo_plain" else given.zoo / "models" / f"{study.model}.onnx"
         images = load_images(given.zoo / "data" / f"{study.data}.npz")
@@ -145,7 +146,7 @@ def main() -> None:
         write_json(comparison, part.with_suffix(".json"))
         part.write_text(f"## {study.model}, {len(comparison)} images\n\n{markdown_of(comparison)}", encoding="utf-8")
     settings_part = given.cache / "jsma.md"
-    if not settings_part.exists():
+    if not settings_part.exists() and not given.cached:
         settings_part.write_text(jsma_section(DEMO, given.zoo / "data" / "fashion.npz", given.images), encoding="utf-8")
     parts = [given.cache / f"{study.model}-{given.queries}-{given.seed}.md" for study in STUDIES]
     parts.append(settings_part)

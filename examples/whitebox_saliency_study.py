@@ -77,12 +77,15 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=20, help="at most so many of each model")
     parser.add_argument("--cache", type=Path, default=ROOT / "build" / "whitebox_saliency")
     parser.add_argument("-o", "--output", type=Path, default=ROOT / "reports" / "whitebox_saliency.md")
+    parser.add_argument("--cached", action="store_true", help="run nothing; write what was measured before")
     given = parser.parse_args()
     given.cache.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
     parts = []
     for study in STUDIES:
         cached = given.cache / f"{study.model}.json"
+        if given.cached and not cached.exists():
+            continue
         if not cached.exists():
             classifier = load_classifier(given.zoo / "models" / f"{study.model}.onnx", threads=1)
             images, _ = correct_images(
