@@ -152,7 +152,8 @@ def tiles(summary: AuditSummary) -> list[Tile]:
         reach = f"{percent(one.flipped / one.of)}\n95 % interval {interval(1 - one.high, 1 - one.low)}"
         unit = unit_of(norm)[:-1]
         shown.append(Tile(f"flipped by a single {unit}", f"{one.flipped:,}", f"of {one.of:,}", reach, "flipped"))
-    each = f"{summary.queries / max(counts.tested, 1):,.0f} an attacked image\n{summary.settings.queries:,} allowed"
+    attacked = summary.queries - counts.excluded  # an excluded image costs the one query that found it wrong
+    each = f"{attacked / max(counts.tested, 1):,.0f} an attacked image\n{summary.settings.queries:,} allowed"
     shown.append(
         Tile("right on the unchanged image", f"{accuracy.count:,}", f"of {accuracy.of:,}", share_words(accuracy))
     )
