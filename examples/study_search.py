@@ -60,6 +60,7 @@ MODELS = (
     ("gtsrb_stn", "gtsrb32", 20),
     ("imagenet_efficientnet_lite0", "imagenet224", 5),
 )
+_SLOWEST = ("gtsrb_bnn48", "gtsrb_stn", "cifar_resnet20", "imagenet_efficientnet_lite0")
 FAST = ("mnist_lenet5_adv", "cifar_resnet2b_adv", "nexar_safecv", "mnist_lenet5_clean", "mnist_deepgame")
 
 
@@ -67,8 +68,8 @@ def runs() -> list[Run]:
     """All runs, what matters most first."""
     cheap = [model for model in MODELS if model[0] in FAST]
     plan = [Run(*model, 1000, "sift") for model in MODELS[:-1]]
-    plan += [Run(*model, 1000, guide) for guide in ("uniform", "grid") for model in cheap]
-    plan += [Run(*model, 1000, "sparse-rs") for model in cheap]
+    plan += [Run(*model, 1000, "uniform") for model in [*cheap, *MODELS] if model[0] not in _SLOWEST]
+    plan += [Run(*model, 1000, attack) for model in cheap[::-1] for attack in ("sparse-rs", "grid")]
     plan += [Run(*model, queries, "sift") for model in cheap for queries in (200, 5000)]
     plan += [Run(*model, 1000, attack) for model in MODELS[:-1] for attack in ("sparse-rs", "uniform", "grid")]
     plan += [Run(*MODELS[-1], 1000, attack) for attack in ("sift", "uniform", "sparse-rs")]
@@ -190,7 +191,7 @@ def report(folder: Path, command: str) -> str:
         f"a single pixel can be put back ({sum(o['not_checked_within_the_budget'] for o in games)} were found too late in the budget "
         "to be checked, and are marked `minimal: false` in the results).\n"
     )
-    return "\n".join(parts)
+    return "\n".join([*parts, _READING])
 
 
 def _paired(run: Run, sift: dict[str, Any], other: dict[str, Any]) -> str:
@@ -214,6 +215,15 @@ with at most k pixels, Clopper-Pearson 95 % interval in brackets. `sift`, `grid`
 that many queries gives the whole row. `sparse-rs` was given that many queries **for each k**, and its row says what the best of its six runs found up
 to k. Images are few where the model is slow; one seed. The search was tuned on other images (from number 500 on in MNIST, CIFAR-10 and GTSRB), but on the
 same ones for Nexar (12 frames exist) and the ImageNet photos (100 exist).
+"""
+_READING = """
+## Where it falls short
+
+* mnist_deepgame: the mean L0 of the first 60 images is 5.9 at 1,000 queries, short of the 5.4 aimed for. A beam search over all pixels (width 20, up to 300,000
+  queries an image) on 9 other images needs about 1 to 2 pixels fewer on those that take 7 or more: the search ends in local optima there.
+* SIFT against a grid or one region is within noise on small images, and is shown to save queries on Nexar only; on the photos it is level with one region.
+  Twice fewer queries at 224x224 is not shown here.
+* Not run yet: what has no row above (EfficientNet, most of 200 and 5,000 queries, BruSLe), and measured saliency as a guide. The same command goes on with them.
 """
 _GUIDES = """The same search, the same seed; only player I's regions differ: cut by SIFT features, a grid of squares, or the image as one
 region. Negative: SIFT needs fewer pixels; an image not flipped counts as 100 pixels. Interval by bootstrap over images.
