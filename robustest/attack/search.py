@@ -31,7 +31,7 @@ Asking = Generator[Edits, Margins, Margins]
 Playing = Generator[Edits, Margins, None]
 
 _SIZES = tuple(size << power for power in range(15) for size in (2, 3))  # 2, 3, 4, 6, 8, 12, ...
-_LARGE = 64  # pixels along the shorter side, above which effects reach further
+_LARGE = 64  # pixels along the shorter side, above which effects reach further and SIFT is trusted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,8 +70,14 @@ def game_search(task: Task, rng: np.random.Generator, tuning: Tuning | None = No
 
 
 def regions_of(task: Task, features: Features | None) -> Ints:
-    """(H*W,) player I's moves for one image, by the guide that was asked for; `features` where that is SIFT."""
+    """(H*W,) player I's moves for one image, by the guide that was asked for; `features` where that is SIFT.
+
+    In a small image a feature's region is hardly larger than what a pixel's neighbours tell of it anyway, and borrowing
+    from it was measured to cost pixels (28x28): there SIFT is not trusted, and the whole image is one region.
+    """
     height, width, _ = task.image.shape
+    if features is not None and min(height, width) <= _LARGE:
+        return one_region(height, width)
     if features is not None:
         return feature_regions(features, height, width)
     return grid_regions(height, width) if task.settings.guide == "grid" else one_region(height, width)

@@ -200,13 +200,21 @@ def test_a_middle_colour_is_found_where_only_that_one_flips() -> None:
 
 
 def test_a_blank_image_has_no_feature_and_falls_back_to_the_grid() -> None:
-    blank = np.zeros((20, 20, 1), np.float32)
+    blank = np.zeros((80, 80, 1), np.float32)
     by_feature, by_grid, whole = (
         regions_of(_task(blank, AttackSettings(guide=guide)), features)
         for guide, features in (("sift", detect_features(blank)), ("grid", None), ("uniform", None))
     )
     assert np.array_equal(by_feature, by_grid)
     assert len(np.unique(whole)) == 1
+
+
+def test_sift_is_trusted_in_large_images_only() -> None:
+    rng = np.random.default_rng(0)
+    for side, trusted in ((32, False), (96, True)):
+        image = rng.random((side, side, 1)).astype(np.float32)
+        regions = regions_of(_task(image, AttackSettings()), detect_features(image))
+        assert (regions.max() > 0) == trusted
 
 
 @pytest.mark.parametrize("guide", ["sift", "uniform"])
