@@ -31,6 +31,7 @@ from robustest.images import ImageSet, as_unit
 
 ROOT = Path(__file__).resolve().parent.parent
 LADDER = (1, 2, 3, 5, 10, 20)
+_SEEDS = "nexar-seeds.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +192,29 @@ def report(folder: Path, command: str) -> str:
         f"a single pixel can be put back ({sum(o['not_checked_within_the_budget'] for o in games)} were found too late in the budget "
         "to be checked, and are marked `minimal: false` in the results).\n"
     )
+    if (path := folder / _SEEDS).exists():
+        parts.append(
+            "## Nexar, ten seeds\n\nMean pixels and mean queries of the 9 frames, 1,000 queries, seeds 0 to 9; not flipped counts as 100 pixels.\n"
+        )
+        parts.append("| guide | mean L0 of each seed | mean of all | queries |\n| --- | --- | --- | --- |")
+        for guide, (pixels, queries) in json.loads(path.read_text()).items():
+            each = ", ".join(f"{mean:.2f}" for mean in pixels)
+            parts.append(f"| {guide} | {each} | {np.mean(pixels):.2f} | {np.mean(queries):.0f} |")
     return "\n".join([*parts, _READING])
+
+
+def play_seeds(box: Classifier, images: ImageSet) -> dict[str, tuple[list[float], list[float]]]:
+    """Ten seeds with each guide: mean pixels and mean queries of each seed."""
+    outcome: dict[str, tuple[list[float], list[float]]] = {}
+    for guide in ("sift", "grid", "uniform"):
+        pixels, queries = [], []
+        for seed in range(10):
+            settings = AttackSettings(queries=1000, guide=cast("Any", guide), seed=seed)
+            found = [result for _, result in iter_adversarials(box, images.images, images.labels, settings)]
+            pixels.append(float(np.mean([result.l0_pixels or 100 for result in found])))
+            queries.append(float(np.mean([result.queries for result in found])))
+        outcome[guide] = pixels, queries
+    return outcome
 
 
 def _paired(run: Run, sift: dict[str, Any], other: dict[str, Any]) -> str:
@@ -219,11 +242,12 @@ same ones for Nexar (12 frames exist) and the ImageNet photos (100 exist).
 _READING = """
 ## Where it falls short
 
-* mnist_deepgame: the mean L0 of the first 60 images is 5.5 at 1,000 queries, short of the 5.4 aimed for. A beam search over all pixels (width 20, up to 300,000
-  queries an image) on 9 other images needs about 1 to 2 pixels fewer on those that take 7 or more: the search ends in local optima there.
-* With SIFT regions mnist_deepgame needed 5.93 pixels in the mean, with one region 5.48 (60 images; SIFT fewer on 4, more on 15). So SIFT is not trusted up to 64
-  pixels a side, where `sift` and `uniform` are now the same search; that rule was chosen on these images. SIFT is shown to save queries on Nexar only; on
-  the photos it is level with one region. Twice fewer queries at 224x224 is not shown here.
+* mnist_deepgame: the mean L0 of the first 60 images is 5.48 at 1,000 queries, short of the 5.4 aimed for. One seed.
+* Nexar: the rows above are of seed 0, which is the luckiest of ten; see the table of seeds. Over ten seeds the mean is 1.28 pixels, short of the 1.12 aimed
+  for, and neither SIFT nor the grid is shown to be better than one region there.
+* With SIFT regions (commit 3c423e0) mnist_deepgame needed 5.93 pixels in the mean, with one region 5.48 (60 images; SIFT fewer on 4, more on 15). So SIFT is not
+  trusted up to 64 pixels a side, where `sift` and `uniform` are now the same search; that rule was chosen on these images. On the photos SIFT is level with one
+  region. That SIFT saves queries is shown nowhere here, twice fewer at 224x224 least of all.
 * Not run yet: what has no row above (EfficientNet, most of 200 and 5,000 queries, BruSLe), and measured saliency as a guide. The same command goes on with them.
 """
 _GUIDES = """The same search, the same seed; only player I's regions differ: cut by SIFT features, a grid of squares, or the image as one
@@ -238,6 +262,10 @@ def main() -> None:
     parser.add_argument("--report-only", action="store_true")
     chosen = parser.parse_args()
     chosen.kept.mkdir(parents=True, exist_ok=True)
+    seeds = chosen.kept / _SEEDS
+    if not chosen.report_only and not seeds.exists():
+        box = load_classifier(str(chosen.zoo / "models" / "nexar_safecv.onnx"))
+        seeds.write_text(json.dumps(play_seeds(box, correct(box, load_images(chosen.zoo / "data" / "nexar.npz"), 9))))
     for run in [] if chosen.report_only else runs():
         path = chosen.kept / f"{run.name}.json"
         if path.exists():
