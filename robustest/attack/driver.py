@@ -26,6 +26,7 @@ from robustest.randomness import stream
 from robustest.results import AttackResult, Edits, Margins, Scores, Verdict, distances_between
 
 _STALE_QUESTIONS = 1000  # in a row answered from memory alone: a search that turns in a circle
+_MOST_RESERVED = 200  # queries kept for shrinking, however many pixels there are
 _EMPTY = Edits(np.zeros(0, np.int64), np.zeros((0, 1), np.float32), np.zeros(2, np.int64))
 
 
@@ -107,12 +108,11 @@ class _Game:
         """True when the queries left are just enough to shrink the best image and check that no pixel can be put back."""
         best = self.record.best
         assert best is not None
-        reserve = 2 * len(best.pixels) + 16  # for the rounds of putting back that follow the first
-        left = self.record.left - len(self.question)
-        if left >= reserve + len(best.pixels) or len(best.pixels) == 1:
+        if len(best.pixels) == 1:
             return False
-        unchecked = self.record.unchecked()
-        return unchecked > 0 and left < unchecked + reserve
+        # Rounds of putting back single pixels, each with fewer to ask; many pixels go in groups first, which is cheap.
+        needed = min(3 * len(best.pixels) + 16, _MOST_RESERVED, self.record.budget // 2)
+        return self.record.left - len(self.question) < needed and self.record.unchecked() > 0
 
     def _shrink(self) -> bool:
         """Turn from the search to shrinking the best image."""
