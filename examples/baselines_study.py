@@ -20,11 +20,11 @@ import torch
 
 from robustest import AttackSettings, load_classifier, load_images
 from robustest.baselines.compare import correct_images, parse_attacks, run_comparison
-from robustest.baselines.differentiable import differentiable_of
 from robustest.baselines.files import write_json
 from robustest.baselines.jsma import jsma
 from robustest.baselines.table import markdown_of
 from robustest.baselines.torchattacks_adapter import torchattacks_attack
+from robustest.classifiers.differentiable import differentiable_of
 from robustest.images import as_unit
 
 ROOT = Path(__file__).resolve().parent.parent

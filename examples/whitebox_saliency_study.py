@@ -25,9 +25,9 @@ from robustest import AttackSettings, load_classifier, load_images, saliency_of
 from robustest.attack.find import iter_adversarials
 from robustest.attack.task import Search, Task
 from robustest.baselines.compare import correct_images
-from robustest.baselines.differentiable import NeedsGradients, differentiable_of
 from robustest.baselines.sparse_rs import sparse_rs
 from robustest.classifiers.classifier import Classifier
+from robustest.classifiers.differentiable import NeedsGradients, differentiable_of
 from robustest.images import ImageSet, as_unit
 from robustest.randomness import stream
 from robustest.saliency.blackbox_maps import Map, lime, occlusion, one_pixel_drops

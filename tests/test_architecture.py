@@ -26,7 +26,12 @@ ROOMS = {
     "report": {"classifiers", "saliency", "attack", "bounds", "baselines", "audit", "demo"},
 }
 # Rooms where a torch model is wrapped, attacked with gradients or bounded.
-TORCH = {"classifiers/torch_module.py", "classifiers/loading.py"}
+TORCH = {
+    "classifiers/torch_module.py",
+    "classifiers/differentiable.py",
+    "classifiers/onnx_module.py",
+    "classifiers/onnx_operators.py",
+}
 
 
 def imports(path: Path, *, top: bool = False) -> set[str]:

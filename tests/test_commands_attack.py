@@ -33,7 +33,8 @@ def test_the_written_image_flips_the_model_and_the_edits_lead_to_it(capsys: pyte
     answer = int(load_classifier(PLAIN)(adversarial[None] / np.float32(255)).argmax())
     assert answer != label
     assert (content["label"], content["predicted"]) == (label, answer)
-    assert f"{label} -> {answer} by {content['distances']['l0_pixels']} changed pixels" in told
+    names = images.class_names
+    assert f"{names[label]} -> {names[answer]} by {content['distances']['l0_pixels']} changed pixels" in told
     rebuilt = images.images[3].copy()
     for edit in content["edits"]:
         assert rebuilt[edit["row"], edit["column"]].tolist() == edit["from"]

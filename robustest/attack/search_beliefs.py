@@ -98,7 +98,7 @@ class Beliefs:
     def promise(self) -> NDArray[np.float64]:
         """(H*W,) how much each pixel is believed to lower the margin at its best colour, in units of `scale`, >= 0."""
         best = self.mean[:, self.cell_of_pixel].max(axis=0)
-        return np.maximum(best, 0) / np.float64(self.scale)
+        return np.asarray(np.maximum(best, 0) / np.float64(self.scale), np.float64)
 
     def neighbours(self, cells: Ints) -> Ints:
         """(N, K) cells around each cell, itself included; some may lie on the rim."""
@@ -183,7 +183,7 @@ class Beliefs:
         """
         start = int(self.rng.integers(_POOL))
         noise = self._pool[start : start + self.mean.size].reshape(self.mean.shape)
-        scores = self.mean + np.float32(optimism * self.scale) * self.deviation * noise
+        scores: Floats = self.mean + np.float32(optimism * self.scale) * self.deviation * noise
         if but is not None:
             scores[but] = _NEVER
         return scores

@@ -85,7 +85,12 @@ def _records(header: dict[str, Any], entries: Iterator[Any], path: Path) -> tupl
         if not isinstance(entry, dict) or entry.get("index") != place:
             raise RunConflict(f"{where} is missing or out of order. It was changed after it was written.")
         check_edits(entry, where, (height, width, channels), eight_bit=eight_bit)
-        records.append(from_json(entry, width, eight_bit=eight_bit))
+        try:
+            records.append(from_json(entry, width, eight_bit=eight_bit))
+        except (TypeError, ValueError, OverflowError) as error:
+            raise RunConflict(
+                f"{where} has a value that does not fit: {error}. It was changed after it was written."
+            ) from error
     return tuple(records)
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from robustest.baselines.differentiable import Differentiable, margins
+from robustest.classifiers.differentiable import Differentiable, margins
 
 _INNER_STEPS, _RATE = 60, 0.05
 _FIRST_C, _LARGEST_C = 1.0, 2e6

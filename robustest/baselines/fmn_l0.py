@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor
 
-from robustest.baselines.differentiable import Differentiable, margins
+from robustest.classifiers.differentiable import Differentiable, margins
 
 _STEP, _LAST_STEP, _RATE, _LAST_RATE = 1.0, 0.01, 0.05, 0.001
 

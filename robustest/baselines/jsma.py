@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from robustest.baselines.differentiable import Differentiable, margins, runner_up
+from robustest.classifiers.differentiable import Differentiable, margins, runner_up
 
 Direction = Literal["increase", "decrease", "both"]
 Floats = NDArray[np.float64]

@@ -12,7 +12,7 @@ import math
 import torch
 from torch import Tensor
 
-from robustest.baselines.differentiable import Differentiable, margins
+from robustest.classifiers.differentiable import Differentiable, margins
 
 _SIGMA, _RATE, _LAST_RATE, _THRESHOLD, _THRESHOLD_STEP = 1e-3, 1.0, 0.1, 0.3, 0.01
 _BETAS, _TINY = (0.9, 0.999), 1e-8

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from robustest.baselines.differentiable import Differentiable, margins
+from robustest.classifiers.differentiable import Differentiable, margins
 
 _LAMBDA, _OVERSHOOT, _CLASSES, _DEEPFOOL_STEPS = 3.0, 0.02, 10, 50
 

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from robustest.baselines.differentiable import Differentiable, runner_up
+from robustest.classifiers.differentiable import Differentiable, runner_up
 from robustest.errors import EnvironmentFailure, InvalidSetting, MissingExtra
 
 PREFIX = "torchattacks."

@@ -30,7 +30,7 @@ from robustest.settings import AttackSettings
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from robustest.baselines.differentiable import GradientClassifier
+    from robustest.classifiers.differentiable import GradientClassifier
 
 # name: (function, its settings, steps of one query each that its paper gives it at most)
 WHITE_BOX: dict[str, tuple[str, dict[str, Any], int]] = {
@@ -79,7 +79,7 @@ def run_white_box(
         images: all correctly classified. settings: budget (steps of ours; torchattacks keeps its own), seed, target.
     """
     try:
-        from robustest.baselines.differentiable import differentiable_of
+        from robustest.classifiers.differentiable import differentiable_of
 
         model = differentiable_of(classifier, as_unit(images.images[:_COMPARED]))
         started = time.process_time()

@@ -31,7 +31,6 @@ _CORE = (
     "rich",
     "jinja2",
     "fastjsonschema",
-    "jsonschema",
     "urllib3",
     "filelock",
 )

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from robustest.baselines.differentiable import GradientClassifier, NeedsGradients, runner_up
+from robustest.classifiers.differentiable import GradientClassifier, NeedsGradients, runner_up
 from robustest.errors import MissingExtra
 
 Map = NDArray[np.float64]

@@ -15,9 +15,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from robustest.baselines.comparison import Row
-from robustest.baselines.differentiable import GradientClassifier, NeedsGradients, differentiable_of, margins, runner_up
 from robustest.baselines.jsma import best_pair, jsma
-from robustest.baselines.onnx_module import OnnxModule, UnsupportedOperator
 from robustest.baselines.torchattacks_adapter import (
     AttackFailed,
     check_torchattacks,
@@ -26,7 +24,15 @@ from robustest.baselines.torchattacks_adapter import (
 )
 from robustest.baselines.whitebox import WHITE_BOX, check_white_box, run_white_box
 from robustest.classifiers.callables import CallableClassifier
+from robustest.classifiers.differentiable import (
+    GradientClassifier,
+    NeedsGradients,
+    differentiable_of,
+    margins,
+    runner_up,
+)
 from robustest.classifiers.loading import load_classifier
+from robustest.classifiers.onnx_module import OnnxModule, UnsupportedOperator
 from robustest.classifiers.spec import InputSpec
 from robustest.classifiers.torch_module import TorchClassifier
 from robustest.errors import InvalidSetting, MissingExtra

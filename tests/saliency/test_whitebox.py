@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from robustest.attack.find import iter_adversarials
-from robustest.baselines.differentiable import GradientClassifier, NeedsGradients
 from robustest.baselines.sparse_rs import sparse_rs
 from robustest.classifiers.callables import CallableClassifier
+from robustest.classifiers.differentiable import GradientClassifier, NeedsGradients
 from robustest.classifiers.spec import InputSpec
 from robustest.results import AttackResult, Edits, Verdict
 from robustest.saliency.blackbox_maps import lime, occlusion, one_pixel_drops

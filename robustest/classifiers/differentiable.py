@@ -130,7 +130,7 @@ def _opened(classifier: Classifier) -> GradientClassifier:
     path = getattr(classifier, "path", None)
     if path is None:
         raise NeedsGradients(f"needs gradients: {classifier.info.source} can only be asked for scores")
-    from robustest.baselines.onnx_module import OnnxModule, UnsupportedOperator
+    from robustest.classifiers.onnx_module import OnnxModule, UnsupportedOperator
 
     try:
         graph = OnnxModule(path)

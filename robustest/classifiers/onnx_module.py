@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from robustest.baselines.onnx_operators import OPERATORS
+from robustest.classifiers.onnx_operators import OPERATORS
 from robustest.errors import EnvironmentFailure, MissingExtra, ModelError
 
 Value = Tensor | NDArray[Any] | None
