@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
@@ -80,6 +83,26 @@ def test_the_same_on_two_workers_that_share_one_audit(project: pytest.Pytester) 
     run(project, "-n", "2").assert_outcomes(passed=1, failed=2)
     runs = [path for path in (project.path / ".robustest" / "runs").iterdir() if path.is_dir()]
     assert len(runs) == 2  # 40 images once, 20 images once
+
+
+def test_after_kill_minus_nine_in_the_middle_the_same_command_gives_the_same_outcome(project: pytest.Pytester) -> None:
+    project.makepyfile(
+        lamp_model=MODEL.format(threshold=3.5)
+        .replace("    light =", "    time.sleep(0.006)\n    light =")
+        .replace("import numpy as np", "import time\nimport numpy as np", 1)
+    )
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:randomly", "-k", "passes or fails"]
+    running = subprocess.Popen(command, cwd=project.path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    ledgers = project.path / ".robustest" / "runs"
+    for _ in range(600):
+        if list(ledgers.glob("*/shards/*/ledger.sqlite")):
+            break
+        time.sleep(0.05)
+    time.sleep(0.3)
+    running.kill()
+    running.wait()
+    assert not list(ledgers.glob("*/result.json"))
+    run(project, "-k", "passes or fails").assert_outcomes(passed=1, failed=1, deselected=1)
 
 
 @pytest.mark.parametrize(("mode", "outcome"), [("xfail", {"xfailed": 1}), ("warn", {"passed": 1, "warnings": 1})])
