@@ -89,7 +89,7 @@ def _work(order: Order, say: Any) -> int:
     from robustest.audit.work import Event, work_on
     from robustest.errors import RobustestError
 
-    worker = Worker.here()
+    worker = Worker.here(supervised=True)
     say(worker=worker.name)
 
     def notify(event: Event) -> None:

@@ -70,18 +70,27 @@ def death_of(code: int) -> Death:
 
 def note_death(run: Path, worker: str, death: Death) -> None:
     """Leave word of how a worker ended, for whoever takes its shards over."""
-    folder = run / "deaths"
-    folder.mkdir(exist_ok=True)
-    write_json(folder / f"{worker}.json", {"weight": death.weight, "how": death.how})
+    path = _path(run, worker)
+    path.parent.mkdir(exist_ok=True)
+    write_json(path, {"weight": death.weight, "how": death.how})
+
+
+def death_noted(run: Path, worker: str) -> bool:
+    """True where there is word of how a worker ended."""
+    return _path(run, worker).is_file()
 
 
 def noted_death(run: Path, worker: str) -> Death:
     """How a worker ended; without word of it, as anybody may have caused."""
     try:
-        table = json.loads((run / "deaths" / f"{worker}.json").read_text(encoding="utf-8"))
+        table = json.loads(_path(run, worker).read_text(encoding="utf-8"))
         return Death(int(table["weight"]), str(table["how"]))
     except (OSError, ValueError, KeyError, TypeError):
         return Death(_ANYBODY, "killed, or its machine went away")
+
+
+def _path(run: Path, worker: str) -> Path:
+    return run / "deaths" / f"{worker}.json"
 
 
 def suspect(known: dict[int, Suspicion], left: Iterable[tuple[int, bool, Death]]) -> dict[int, Suspicion]:

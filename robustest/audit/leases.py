@@ -35,7 +35,8 @@ class Worker:
     """A process that works on shards.
 
     name: unique. host, pid: where it is, for people. place: names the boot and process table in which `pid` and
-    `born`, the process's start in clock ticks, mean something.
+    `born`, the process's start in clock ticks, mean something. parent, parent_born: likewise of the process that
+    notes how this one ends; 0 where nobody does.
     """
 
     name: str
@@ -43,18 +44,31 @@ class Worker:
     pid: int
     place: str
     born: int
+    parent: int = 0
+    parent_born: int = 0
 
     @staticmethod
-    def here() -> Worker:
-        """This process, under a new name."""
+    def here(*, supervised: bool = False) -> Worker:
+        """This process, under a new name. supervised: the process that started it will note how it ended."""
         pid = os.getpid()
+        parent = os.getppid() if supervised else 0
         return Worker(
-            f"{socket.gethostname()}-{pid}-{os.urandom(4).hex()}", socket.gethostname(), pid, _place(), _born(pid)
+            f"{socket.gethostname()}-{pid}-{os.urandom(4).hex()}",
+            socket.gethostname(),
+            pid,
+            _place(),
+            _born(pid),
+            parent,
+            _born(parent) if parent else 0,
         )
 
     def gone(self) -> bool:
         """True where it is certain that the process has ended: it was started here and is here no more."""
         return bool(self.place) and self.place == _place() and self.born > 0 and _born(self.pid) != self.born
+
+    def supervised(self) -> bool:
+        """True where the process that is to note how this one ended is itself alive, on this machine."""
+        return self.parent_born > 0 and self.place == _place() and _born(self.parent) == self.parent_born
 
 
 def _place() -> str:
@@ -110,7 +124,13 @@ def newest_lease(folder: Path) -> LeaseFile | None:
     try:
         table = json.loads(content)
         owner = Worker(
-            str(table["worker"]), str(table["host"]), int(table["pid"]), str(table["place"]), int(table["born"])
+            str(table["worker"]),
+            str(table["host"]),
+            int(table["pid"]),
+            str(table["place"]),
+            int(table["born"]),
+            int(table["parent"]),
+            int(table["parent_born"]),
         )
     except (ValueError, KeyError, TypeError):
         owner = None  # being written just now, or damaged: judged by whether it changes
@@ -118,15 +138,27 @@ def newest_lease(folder: Path) -> LeaseFile | None:
 
 
 class Watch:
-    """How long each shard's lease has been without a sign of life, seen from here."""
+    """How long each shard's lease has been without a sign of life, seen from here.
 
-    def __init__(self, expiry: float = EXPIRY, clock: Callable[[], float] = time.monotonic) -> None:
-        self._expiry, self._clock = expiry, clock
+    `noted` tells by a worker's name whether word of how it ended is there. An owner that is gone from this machine is
+    replaced at once, unless its supervisor lives and has yet to leave that word: the successor must know what killed it.
+    """
+
+    def __init__(
+        self,
+        expiry: float = EXPIRY,
+        clock: Callable[[], float] = time.monotonic,
+        noted: Callable[[str], bool] = lambda _: True,
+    ) -> None:
+        self._expiry, self._clock, self._noted = expiry, clock, noted
         self._seen: dict[Path, tuple[bytes, float]] = {}
 
     def expired(self, folder: Path, lease: LeaseFile) -> bool:
         """True where the lease's owner is gone, or was not heard of for long enough since this watch first looked."""
-        if lease.released or (lease.owner is not None and lease.owner.gone()):
+        owner = lease.owner
+        if lease.released or (
+            owner is not None and owner.gone() and (not owner.supervised() or self._noted(owner.name))
+        ):
             return True
         mark = str(lease.number).encode() + lease.content
         now = self._clock()
@@ -178,6 +210,8 @@ def _content(worker: Worker, count: int, rate: float) -> bytes:
         "pid": worker.pid,
         "place": worker.place,
         "born": worker.born,
+        "parent": worker.parent,
+        "parent_born": worker.parent_born,
         "beat": count,
         "rate": round(rate, 4),
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),

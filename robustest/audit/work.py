@@ -11,13 +11,14 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from robustest.attack.driver import Job, play
 from robustest.attack.find import strategy_named
 from robustest.attack.task import Notes, Strategy, Task
-from robustest.audit.deaths import noted_death, suspect
+from robustest.audit.deaths import death_noted, noted_death, suspect
 from robustest.audit.files import storage, write_json
 from robustest.audit.images import StoredImages, open_images
 from robustest.audit.leases import EXPIRY, HEARTBEAT, Heart, Lease, LeaseLostError, Watch, Worker, claim
@@ -94,7 +95,18 @@ def work_on(
     """
     with storage(run), Heart(heartbeat) as heart:
         work = _Work(
-            run, plan, classifier, only, workers, notify, stop, strategy, durable, worker, heart, Watch(expiry)
+            run,
+            plan,
+            classifier,
+            only,
+            workers,
+            notify,
+            stop,
+            strategy,
+            durable,
+            worker,
+            heart,
+            Watch(expiry, noted=partial(death_noted, run)),
         )
         try:
             work.go(wait)

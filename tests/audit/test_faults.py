@@ -18,6 +18,8 @@ import numpy as np
 import pytest
 
 from robustest.audit import files, finish
+from robustest.audit import supervise as supervise_module
+from robustest.audit.deaths import Death
 from robustest.audit.plan import PLAN, RESULT, load_plan
 from robustest.audit.run import run_audit
 from robustest.audit.status import counted, run_status
@@ -164,6 +166,26 @@ def test_a_poison_image_is_retried_alone_then_unknown_and_the_run_ends(
         assert sum(run_status(run, load_plan(run)).failures.values()) == 2
         results.add((run / RESULT).read_bytes())
     assert len(results) == 1
+
+
+def test_who_takes_a_shard_over_waits_for_word_of_how_its_owner_died(
+    linear: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LINEAR_POISON", "abort")
+    note = supervise_module.note_death
+
+    def late(run: Path, worker: str, death: Death) -> None:
+        time.sleep(1.0)  # the other worker has looked for a shard three times by then
+        note(run, worker, death)
+
+    monkeypatch.setattr(supervise_module, "note_death", late)
+    images = images_for(linear, 30)
+    pixels = images.images.copy()
+    pixels[13, 0, :2] = 3
+    marked = ImageSet(pixels, images.labels, images.names)
+    settings = AttackSettings(queries=12, attack="one-scan")
+    run_audit(NAME, marked, None, settings, tmp_path / "run", workers=2, isolate=True)
+    assert run_status(tmp_path / "run", load_plan(tmp_path / "run")).failures == {"SIGABRT": 2}
 
 
 def test_workers_that_die_before_they_begin_end_the_run_with_a_reason(

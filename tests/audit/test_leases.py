@@ -100,6 +100,34 @@ def test_an_owner_that_has_ended_on_this_machine_is_not_waited_for(tmp_path: Pat
     assert taken.number == 1
 
 
+def test_a_supervised_owner_that_has_ended_is_replaced_once_its_supervisor_has_noted_how(tmp_path: Path) -> None:
+    code = "import sys; from robustest.audit.leases import *; from pathlib import Path; claim(Path(sys.argv[1]), Worker.here(supervised=True), Watch())"
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)  # this process is its supervisor
+    noted: set[str] = set()
+    clock = Clock()
+    watch = Watch(expiry=30, clock=clock, noted=noted.__contains__)
+    current = newest_lease(tmp_path)
+    assert current is not None
+    assert current.owner is not None
+    assert current.owner.gone()
+    assert current.owner.supervised()
+    assert claim(tmp_path, Worker.here(), watch) is None
+    noted.add(current.owner.name)
+    assert claim(tmp_path, Worker.here(), watch) is not None
+
+
+def test_a_supervisor_that_is_gone_or_silent_is_not_waited_for_for_ever(tmp_path: Path) -> None:
+    here = Worker.here(supervised=True)
+    gone = replace(here, born=here.born - 1)
+    clock = Clock()
+    watch = Watch(expiry=30, clock=clock, noted=lambda _: False)
+    assert claim(tmp_path, gone, watch) is not None
+    assert claim(tmp_path, here, watch) is None
+    clock.now += 31
+    assert claim(tmp_path, replace(gone, parent_born=here.parent_born - 1), watch) is not None
+    assert claim(tmp_path, here, watch) is not None
+
+
 def test_a_process_id_that_was_given_to_another_process_is_not_the_owner() -> None:
     here = Worker.here()
     assert not here.gone()
