@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from study import ROOT, code_state, measured_by, reading
 
 from robustest import AttackSettings, load_classifier, load_images
 from robustest.baselines.compare import correct_images, parse_attacks, run_comparison
@@ -27,8 +26,6 @@ from robustest.baselines.torchattacks_adapter import torchattacks_attack
 from robustest.classifiers.differentiable import differentiable_of
 from robustest.images import as_unit
 
-ROOT = Path(__file__).resolve().parent.parent
-READING = "## Reading it"
 DEMO = ROOT / "robustest" / "demo" / "models" / "plain.onnx"
 BLACK = "game,sparse-rs,brusle,random-corners,one-scan,pointwise,sparse-evo,one-pixel"
 WHITE = "sigma-zero,cw-l0,fmn-l0,jsma,jsma-z,jsma-f,sparsefool,torchattacks.JSMA,torchattacks.SparseFool,torchattacks.OnePixel,torchattacks.Pixle"
@@ -53,7 +50,7 @@ STUDIES = (
 )
 _HEAD = """# What every attack finds, on the same images
 
-Command: `{command}`. Machine: {cores} cores, {machine}, no GPU. Budget: {queries} queries an image for every attack that asks for scores or labels
+Command: `{command}`. {measured} Budget: {queries} queries an image for every attack that asks for scores or labels
 (a run, and a budget, for each k where the table says so), and the same number of forward passes for those with gradients; torchattacks keeps its own
 settings. Seed {seed}. `name:N` has a budget of its own. Images: the first ones of each set that the model gets right. Every image
 counted was rounded to 8 bits and scored again. k counts pixels (all channels); the corner attacks, ours among them, set whole pixels, so in colour
@@ -63,11 +60,14 @@ by the driver with the queries left, theirs as ours.
 """
 
 
-_JSMA = """## JSMA, setting by setting, on the demo network: {count} images
+_JSMA = """## JSMA, setting by setting
 
 The published settings of other libraries and ours, on the same images, answers rounded to 8 bits and scored again; the median counts images that
 were not flipped as farthest. `theta 0.1` and `theta 1`, rising, runner-up are the settings of ART's SaliencyMapMethod (default, and the one that
 saturates), run in our implementation; torchattacks' are its own code.
+"""
+_JSMA_MODELS = (("demo_plain", "fashion", 50), ("mnist_deepgame", "mnist", 50), ("cifar_onepixel_lenet", "cifar10", 30))
+_JSMA_TABLE = """### {model}, {count} images
 
 | setting | flipped | median px | within 5 | within 10 | within 20 | forward | backward |
 | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |
@@ -84,8 +84,8 @@ _JSMA_SETTINGS: dict[str, dict[str, Any]] = {
 }
 
 
-def jsma_section(path: Path, data: Path, count: int) -> str:
-    """JSMA's published settings beside ours on the same images, as Markdown."""
+def jsma_table(model: str, path: Path, data: Path, count: int) -> str:
+    """JSMA's published settings beside ours on the same images of one model, as Markdown."""
     classifier = load_classifier(path, threads=1)
     images, _ = correct_images(classifier, load_images(data), count)
     units, labels = as_unit(images.images), images.labels
@@ -101,9 +101,10 @@ def jsma_section(path: Path, data: Path, count: int) -> str:
         lines.append("| " + " | ".join([*cells, f"{forward / len(units):.0f}", f"{backward / len(units):.0f}"]) + " |")
 
     batch, classes = torch.from_numpy(units), torch.from_numpy(labels)
+    count_of_classes = classifier(units[:1]).shape[1]
     for name, shift in (("torchattacks, default: label + 1", 1), ("torchattacks, aimed at the runner-up", None)):
         before = white.queries, white.gradients
-        aims = [None if shift is None else (int(label) + shift) % 10 for label in labels]
+        aims = [None if shift is None else (int(label) + shift) % count_of_classes for label in labels]
         answers = [
             torchattacks_attack("JSMA", white, x, int(y), aim, seed=0)
             for x, y, aim in zip(batch, labels, aims, strict=True)
@@ -113,7 +114,12 @@ def jsma_section(path: Path, data: Path, count: int) -> str:
         before = white.queries, white.gradients
         answers = list(jsma(white, batch, classes, None, steps=1000, **options))
         add(name, answers, white.queries - before[0], white.gradients - before[1])
-    return _JSMA.format(count=len(units)) + "\n".join(lines) + "\n"
+    return _JSMA_TABLE.format(model=model, count=len(units)) + "\n".join(lines) + "\n"
+
+
+def model_path(zoo: Path, model: str) -> Path:
+    """Where a model of the study lies."""
+    return DEMO if model == "demo_plain" else zoo / "models" / f"{model}.onnx"
 
 
 def main() -> None:
@@ -121,19 +127,23 @@ def main() -> None:
     parser.add_argument("--zoo", type=Path, default=ROOT.parent / "shared" / "zoo")
     parser.add_argument("--queries", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--cache", type=Path, default=ROOT / "build" / "baselines")
+    parser.add_argument(
+        "--cache", type=Path, default=ROOT / "build" / "baselines", help="figures are kept here, by code state"
+    )
     parser.add_argument("--images", type=int, default=50, help="at most so many of each model")
-    parser.add_argument("--only", help="one model's name")
+    parser.add_argument("--only", help="one model's name, or jsma")
     parser.add_argument("-o", "--output", type=Path, default=ROOT / "reports" / "baselines.md")
     parser.add_argument("--cached", action="store_true", help="run nothing; write what was measured before")
     given = parser.parse_args()
+    torch.set_num_threads(1)
+    given.cache = given.cache / code_state()
     given.cache.mkdir(parents=True, exist_ok=True)
     settings = AttackSettings(queries=given.queries, seed=given.seed)
     for study in STUDIES:
         part = given.cache / f"{study.model}-{given.queries}-{given.seed}.md"
         if part.exists() or given.cached or given.only not in (None, study.model):
             continue
-        path = DEMO if study.model == "demo_plain" else given.zoo / "models" / f"{study.model}.onnx"
+        path = model_path(given.zoo, study.model)
         images = load_images(given.zoo / "data" / f"{study.data}.npz")
         comparison = run_comparison(
             load_classifier(path, threads=1),
@@ -145,31 +155,32 @@ def main() -> None:
         )
         write_json(comparison, part.with_suffix(".json"))
         part.write_text(f"## {study.model}, {len(comparison)} images\n\n{markdown_of(comparison)}", encoding="utf-8")
-    settings_part = given.cache / "jsma.md"
-    if not settings_part.exists() and not given.cached:
-        settings_part.write_text(jsma_section(DEMO, given.zoo / "data" / "fashion.npz", given.images), encoding="utf-8")
+    tables = []
+    for model, data, count in _JSMA_MODELS:
+        tables.append(given.cache / f"jsma-{model}.md")
+        if not tables[-1].exists() and not given.cached and given.only in (None, "jsma"):
+            made = jsma_table(
+                model, model_path(given.zoo, model), given.zoo / "data" / f"{data}.npz", min(count, given.images)
+            )
+            tables[-1].write_text(made, encoding="utf-8")
     parts = [given.cache / f"{study.model}-{given.queries}-{given.seed}.md" for study in STUDIES]
-    parts.append(settings_part)
     head = _HEAD.format(
         command=f"python examples/baselines_study.py --images {given.images}",
-        cores=os.cpu_count(),
-        machine=platform.machine(),
+        measured=measured_by(),
         queries=given.queries,
         seed=given.seed,
     )
     given.output.parent.mkdir(exist_ok=True)
     given.output.write_text(
-        "\n".join([head, *(p.read_text(encoding="utf-8") for p in parts if p.exists())]) + reading(given.output),
+        "\n".join([head, *texts(parts), _JSMA, *texts(tables)]) + reading(given.output),
         encoding="utf-8",
     )
-    print(json.dumps({"written": str(given.output), "parts": sum(p.exists() for p in parts)}))
+    print(json.dumps({"written": str(given.output), "parts": len(texts(parts + tables))}))
 
 
-def reading(report: Path) -> str:
-    """What a person wrote under the figures of an earlier run, which is kept."""
-    text = report.read_text(encoding="utf-8") if report.is_file() else ""
-    _, mark, words = text.partition(READING)
-    return f"\n{mark}{words}" if mark else ""
+def texts(paths: list[Path]) -> list[str]:
+    """The parts that there are."""
+    return [path.read_text(encoding="utf-8") for path in paths if path.exists()]
 
 
 if __name__ == "__main__":

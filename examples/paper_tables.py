@@ -9,23 +9,19 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.special import stdtrit
+import torch
+from study import ROOT, code_state, mean_interval, measured_by, reading
 
 from robustest import AttackSettings, ImageSet, load_classifier, load_images
 from robustest.baselines.compare import correct_images, parse_attacks, run_comparison
 from robustest.baselines.comparison import Row
 from robustest.classifiers.classifier import Classifier
 
-ROOT = Path(__file__).resolve().parent.parent
-READING = "## Reading it"
 ATTACKS = "game,cw-l0,jsma-f,jsma-z,jsma,sigma-zero,sparsefool"
 
 
@@ -143,7 +139,7 @@ _HEAD = """# The papers' tables, rebuilt
 
 FGBB: Wicker, Huang & Kwiatkowska, TACAS 2018, arXiv:1710.07859. DG: Wu, Wicker, Ruan, Huang & Kwiatkowska, TCS 2020, arXiv:1807.03571.
 
-Command: `python examples/paper_tables.py --images {images}`. Machine: {cores} cores shared with other work, {machine}, no GPU, one thread; the published times are from other
+Command: `python examples/paper_tables.py --images {images}`. {measured} The published times are from other
 machines and other networks and are no comparison of speed. Budget {queries} queries (or forward passes) an image unless the name says otherwise, seed {seed}.
 
 What differs from the originals in every table: images that the network gets wrong are left out; every image counted was rounded to 8 bits and scored
@@ -159,10 +155,14 @@ def main() -> None:
     parser.add_argument("--queries", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--images", type=int, default=30, help="at most so many for each table")
-    parser.add_argument("--cache", type=Path, default=ROOT / "build" / "paper_tables")
+    parser.add_argument(
+        "--cache", type=Path, default=ROOT / "build" / "paper_tables", help="figures are kept here, by code state"
+    )
     parser.add_argument("-o", "--output", type=Path, default=ROOT / "reports" / "paper_tables.md")
     parser.add_argument("--cached", action="store_true", help="run nothing; write what was measured before")
     given = parser.parse_args()
+    torch.set_num_threads(1)
+    given.cache = given.cache / code_state()
     given.cache.mkdir(parents=True, exist_ok=True)
     settings = AttackSettings(queries=given.queries, seed=given.seed)
     parts = []
@@ -174,9 +174,7 @@ def main() -> None:
             cached.write_text(json.dumps(run(table, given.zoo, settings, given.images)), encoding="utf-8")
             print(table.title, "done", flush=True)
         parts.append(section(table, json.loads(cached.read_text(encoding="utf-8"))))
-    head = _HEAD.format(
-        cores=os.cpu_count(), machine=platform.machine(), queries=given.queries, seed=given.seed, images=given.images
-    )
+    head = _HEAD.format(measured=measured_by(), queries=given.queries, seed=given.seed, images=given.images)
     given.output.write_text("\n".join([head, *parts]) + reading(given.output), encoding="utf-8")
     print("written:", given.output)
 
@@ -237,7 +235,7 @@ def section(table: Table, found: dict[str, Any]) -> str:
             continue
         median = f"{np.median(row['l0']):g}" if row["l0"] else "-"
         lines.append(
-            f"| {row['name']} | {row['access']} | {interval(row['l0'])} | {median} | {interval(row['dims'])} "
+            f"| {row['name']} | {row['access']} | {mean_interval(row['l0'])} | {median} | {mean_interval(row['dims'])} "
             f"| {len(row['l0'])} of {row['of']} | {row['queries']:.0f} | {row['seconds']:.2f} |"
         )
     for name, mean, seconds in table.published:
@@ -245,23 +243,6 @@ def section(table: Table, found: dict[str, Any]) -> str:
             f"| *{name}* | *as published* | *{mean:g}* | | | | | *{'-' if seconds is None else f'{seconds:g}'}* |"
         )
     return "\n".join([*lines, ""])
-
-
-def interval(values: Sequence[float]) -> str:
-    """Mean and the half width of its 95 % interval."""
-    if not values:
-        return "-"
-    if len(values) == 1:
-        return f"{values[0]:.2f}"
-    half = float(stdtrit(len(values) - 1, 0.975)) * float(np.std(values, ddof=1)) / np.sqrt(len(values))
-    return f"{np.mean(values):.2f} ± {half:.2f}"
-
-
-def reading(report: Path) -> str:
-    """What a person wrote under the figures of an earlier run, which is kept."""
-    text = report.read_text(encoding="utf-8") if report.is_file() else ""
-    _, mark, words = text.partition(READING)
-    return f"\n{mark}{words}" if mark else ""
 
 
 if __name__ == "__main__":

@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from study import ROOT, code_state, mean_interval, measured_by, reading
 
 from robustest import AttackSettings, load_classifier, load_images, saliency_of
 from robustest.attack.find import iter_adversarials
@@ -34,8 +33,6 @@ from robustest.saliency.blackbox_maps import Map, lime, occlusion, one_pixel_dro
 from robustest.saliency.judging import as_distribution, deletion, rank_correlation, top_share
 from robustest.saliency.whitebox import MAPS
 
-ROOT = Path(__file__).resolve().parent.parent
-READING = "## Reading it"
 PIXELS, QUERIES = 5, 500
 
 
@@ -58,7 +55,7 @@ STUDIES = (
 )
 _HEAD = """# Is a human-vision saliency a good guide to where a classifier flips?
 
-Command: `python examples/whitebox_saliency_study.py --images {images}`. Machine: {cores} cores, {machine}, no GPU. The first images of each set that the model gets
+Command: `python examples/whitebox_saliency_study.py --images {images}`. {measured} The first images of each set that the model gets
 right; where an image has more than some hundred pixels, as many as stated are drawn at random and measured.
 
 * *rank*: Spearman's correlation between the map and how far the margin falls when that pixel alone goes to the worst corner of the colour
@@ -76,10 +73,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--zoo", type=Path, default=ROOT.parent / "shared" / "zoo")
     parser.add_argument("--images", type=int, default=20, help="at most so many of each model")
-    parser.add_argument("--cache", type=Path, default=ROOT / "build" / "whitebox_saliency")
+    parser.add_argument(
+        "--cache", type=Path, default=ROOT / "build" / "whitebox_saliency", help="figures are kept here, by code state"
+    )
     parser.add_argument("-o", "--output", type=Path, default=ROOT / "reports" / "whitebox_saliency.md")
     parser.add_argument("--cached", action="store_true", help="run nothing; write what was measured before")
     given = parser.parse_args()
+    given.cache = given.cache / code_state()
     given.cache.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
     parts = []
@@ -95,9 +95,7 @@ def main() -> None:
             cached.write_text(json.dumps(measured(classifier, images, study.pixels)), encoding="utf-8")
             print(study.model, "done", flush=True)
         parts.append(section(study, json.loads(cached.read_text(encoding="utf-8"))))
-    head = _HEAD.format(
-        cores=os.cpu_count(), machine=platform.machine(), pixels=PIXELS, queries=QUERIES, images=given.images
-    )
+    head = _HEAD.format(measured=measured_by(), pixels=PIXELS, queries=QUERIES, images=given.images)
     given.output.write_text("\n".join([head, *parts]) + reading(given.output), encoding="utf-8")
     print("written:", given.output)
 
@@ -194,34 +192,16 @@ def section(study: Study, rows: list[dict[str, Any]]) -> str:
         flipped = sum(value is not None for value in row["first"])
         cells = [
             row["guide"],
-            _mean(row["rank"], "+.2f"),
-            _mean(row["top"], ".2f"),
-            _mean(row["deletion"], ".2f"),
-            _mean(row["insertion"], ".2f"),
+            mean_interval(row["rank"], "+.2f"),
+            mean_interval(row["top"], ".2f"),
+            mean_interval(row["deletion"], ".2f"),
+            mean_interval(row["insertion"], ".2f"),
             f"{flipped} of {len(first)}",
             f"{np.mean(first):.0f}",
             "-" if row["guide"].startswith("measured") else f"{row['cost']:.0f}",
         ]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join([*lines, ""])
-
-
-def _mean(values: list[float | None], form: str) -> str:
-    """Mean and half width of its 95 % interval."""
-    from scipy.special import stdtrit
-
-    known = np.array([value for value in values if value is not None])
-    if len(known) < 2:
-        return "-"
-    half = float(stdtrit(len(known) - 1, 0.975)) * known.std(ddof=1) / np.sqrt(len(known))
-    return f"{known.mean():{form}} ± {half:.2f}"
-
-
-def reading(report: Path) -> str:
-    """What a person wrote under the figures of an earlier run, which is kept."""
-    text = report.read_text(encoding="utf-8") if report.is_file() else ""
-    _, mark, words = text.partition(READING)
-    return f"\n{mark}{words}" if mark else ""
 
 
 if __name__ == "__main__":
