@@ -45,7 +45,7 @@ def load_classifier(
             module; any callable on arrays; or a classifier, which is returned as it is.
         spec: input spec, or the path of a TOML file with one (and with a table `[server]` where the model is served); None
             to look beside the model or to guess.
-        device: for torch modules, such as `cuda:0`.
+        device: for torch modules alone, such as `cuda:0`.
         threads: for ONNX files, of the model's own arithmetic.
         trust_model: `sha256:<digest>` of a file that may run code when loaded.
 
@@ -56,9 +56,16 @@ def load_classifier(
         name, chosen = str(path_or_callable), spec
         if isinstance(chosen, (str, Path)):
             name, chosen = with_input(name, chosen)
-        return _named(name, chosen, device=device, threads=threads, trust_model=trust_model)
-    chosen = read_spec(spec) if isinstance(spec, (str, Path)) else spec
-    return _wrapped(path_or_callable, chosen, device=device, source=None)
+        made = _named(name, chosen, device=device, threads=threads, trust_model=trust_model)
+    else:
+        chosen = read_spec(spec) if isinstance(spec, (str, Path)) else spec
+        made = _wrapped(path_or_callable, chosen, device=device, source=None)
+    if device not in (None, "cpu") and not hasattr(made, "device"):
+        raise InvalidSetting(
+            f"device must be left away, or 'cpu', for {made.info.source}; got {device!r}. Only torch modules run on a device of your choice: "
+            "name one as module:callable."
+        )
+    return made
 
 
 def with_input(name: str, path: str | Path) -> tuple[str, InputSpec | None]:

@@ -219,8 +219,10 @@ class Robustness:
         return chosen
 
     def _classifier(self, model: Any, spec: InputSpec | str | Path | None) -> Classifier:
-        device = self._session.device if isinstance(model, str) and ":" in model else None
-        return load_classifier(model, spec, device=device)
+        classifier = load_classifier(model, spec)
+        if self._session.device is not None and isinstance(model, str) and hasattr(classifier, "device"):
+            return load_classifier(model, spec, device=self._session.device)
+        return classifier
 
     def _run(self, classifier: Classifier, images: ImageSet, settings: AttackSettings) -> AuditSummary:
         """Audit once for all tests and workers: the first to come runs it, the others read what it found."""

@@ -137,3 +137,12 @@ def test_scores_must_be_what_was_declared() -> None:
         check_output(probabilities, "logits", source="m")
     with pytest.raises(ModelError, match="same scores"):
         check_output(np.repeat(logits[:1], 2, axis=0), "logits", source="m")
+
+
+def test_a_device_that_a_model_cannot_run_on_is_refused(tmp_path: Path) -> None:
+    path = write_linear_onnx(tmp_path / "m.onnx", W, B, shape=("n", 4, 4, 3))
+    with pytest.raises(InvalidSetting, match=r"device must be left away, or 'cpu', for m.onnx; got 'cuda:0'"):
+        load_classifier(path, device="cuda:0")
+    with pytest.raises(InvalidSetting, match="Only torch modules"):
+        load_classifier(lambda images: images, device="cuda:9")
+    load_classifier(path, device="cpu")
