@@ -55,8 +55,8 @@ def integrated_map(model: GradientClassifier, image: Tensor, label: int, *, seed
 
 
 def gradcam_map(model: GradientClassifier, image: Tensor, label: int, *, seed: int = 0) -> Map:
-    """(H, W) Grad-CAM of the last convolution, enlarged; where a class's evidence is."""
-    method = _captum().LayerGradCam(_margin(model, image, label), _convolutions(model)[-1])
+    """(H, W) Grad-CAM of the last convolution that still has more than one place, enlarged; where a class's evidence is."""
+    method = _captum().LayerGradCam(_margin(model, image, label), _last_with_places(model, image))
     return _enlarged(method.attribute(_point(image), relu_attributions=True).detach(), image)
 
 
@@ -140,6 +140,20 @@ def _margin(model: GradientClassifier, image: Tensor, label: int) -> Callable[[T
         return logits[:, label] - logits[:, rival]
 
     return margin
+
+
+def _last_with_places(model: GradientClassifier, image: Tensor) -> nn.Module:
+    """The last convolution whose output is more than 1x1: after global pooling, convolutions are linear layers in disguise."""
+    spread: list[nn.Module] = []
+
+    def note(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        if output.shape[2] * output.shape[3] > 1:
+            spread.append(module)
+
+    convolutions = _convolutions(model)
+    with torch.no_grad(), _hooked(convolutions, note):
+        model.logits(image[None])
+    return spread[-1] if spread else convolutions[-1]
 
 
 def _convolutions(model: GradientClassifier) -> list[nn.Module]:

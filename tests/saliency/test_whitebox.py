@@ -150,6 +150,18 @@ def test_what_the_network_does_not_read_is_not_salient(make: object) -> None:
         assert found[:, :half].mean() > 0
 
 
+def test_gradcam_looks_past_a_convolution_that_is_the_last_linear_layer() -> None:
+    """Pixel-wise convolution, mean, then a 1x1 convolution as read-out: the evidence is the image itself."""
+    inner, outer = torch.nn.Conv2d(1, 1, 1, bias=False), torch.nn.Conv2d(1, 2, 1, bias=False)
+    with torch.no_grad():
+        inner.weight.fill_(1.0)
+        outer.weight.copy_(torch.tensor([1.0, 0.0]).reshape(2, 1, 1, 1))
+    network = torch.nn.Sequential(inner, torch.nn.AdaptiveAvgPool2d(1), outer, torch.nn.Flatten()).eval()
+    image = picture()
+    found = gradcam_map(GradientClassifier(network, GRAY), torch.from_numpy(image), 0)
+    assert np.corrcoef(found.reshape(-1), image.reshape(-1))[0, 1] == pytest.approx(1.0)
+
+
 def test_maps_of_convolutions_need_one() -> None:
     with pytest.raises(NeedsGradients, match="convolutions"):
         gradcam_map(linear(np.ones((SIDE, SIDE), np.float32)), torch.from_numpy(picture()), 0)
