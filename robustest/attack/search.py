@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from robustest.attack.search_beliefs import Beliefs
+from robustest.attack.search_blocks import spreads, thin
 from robustest.attack.search_moves import Ahead, climbing_moves, swapping_moves
 from robustest.attack.search_palette import Palette
 from robustest.attack.search_states import Batch, Ints, State
@@ -46,6 +47,8 @@ class Tuning:
     direct: size of a first success that is good enough to go on from.
     prefix: largest set that is tried before one is built with care. tallest: largest set that is built with care.
     patience: questions without progress before effects are measured anew. despair: before another state is built.
+    thin: edits of a large image's best state above which it is changed by parts, not one by one.
+    trust: edits built one by one before their progress is judged. hope: times the queries left that it may seem to need.
     warmth: how much worse a swap may be accepted, in units of the beliefs' scale.
     """
 
@@ -60,6 +63,9 @@ class Tuning:
     patience: int = 12
     despair: int = 30
     warmth: float = 0.1
+    thin: int = 24
+    trust: int = 6
+    hope: float = 2.0
 
 
 def game_search(task: Task, rng: np.random.Generator, tuning: Tuning | None = None) -> Search:
@@ -97,6 +103,7 @@ class _Play:
             self.palette, self.shape, regions_of(task, self.features), rng=rng, reach=4.0 if far else 2.0, far=far
         )
         self.clean, self.label_only = task.clean_margin, task.decision_only
+        self.large = far and not self.label_only
         self.queries, self.left = task.queries, task.queries
         # A state's key is the sum of its edits' keys: what is asked again is remembered by the driver and costs nothing.
         self.keys = rng.integers(2**63, size=self.beliefs.mean.shape)
@@ -104,19 +111,29 @@ class _Play:
         self.alone = np.zeros(self.beliefs.mean.shape, bool)  # edits whose effect on the clean image is known
         self.best: State | None = None
         self.restarts = 0
+        self.singles_left = True  # until every single edit was tried
 
     def run(self) -> Playing:
         """All of it, until the queries are spent or one pixel is enough."""
         if not self.beliefs.allowed.any():
             return
+        if self.large and self.left > 0:
+            yield from self.ask(Batch.of(spreads(self.beliefs, self.rng)))
         yield from self._screen()
         yield from self._leap()
         if not self.label_only and (self.best is None or len(self.best) > self.tuning.direct):
             yield from self._climb()
         yield from self._force()
+        if self.large:
+            yield from thin(self, least=self.tuning.thin)
         yield from self._shrink()
         while self.best is not None and len(self.best) > 1 and self.left > 0:
-            yield from self._undercut(self.best)
+            if len(self.best) == 2:  # one edit fewer is a single edit: what screening is for
+                yield from self._singles(0)
+                if not self.singles_left:
+                    return
+            else:
+                yield from self._undercut(self.best)
 
     def saliency(self) -> SaliencyChange:
         """The distribution that the guide gives, and the same reweighted by what each pixel turned out to promise."""
@@ -126,7 +143,7 @@ class _Play:
         after = before * (1 + self.beliefs.promise().reshape(self.shape))
         return SaliencyChange(before, after / after.sum())
 
-    def _ask(self, batch: Batch) -> Asking:
+    def ask(self, batch: Batch) -> Asking:
         """Have states scored, and keep the smallest that flips."""
         pixels = self.beliefs.pixel_of_cell[batch.cells]
         margins = yield Edits(pixels, self.palette.colours[batch.colours, pixels], batch.offsets)
@@ -143,16 +160,31 @@ class _Play:
                 self.best = batch[int(flips[sizes.argmin()])]
         return margins
 
+    def _far(self) -> bool:
+        """True while nothing, or nothing but large sets of edits, is known to flip."""
+        return self.best is None or len(self.best) > self.tuning.tallest
+
+    def _hopeless(self, margin: float, spent: int) -> bool:
+        """True where a large image's margin falls so slowly that the queries will not do, by far, to build a small set."""
+        needed = spent * margin / max(self.clean - margin, 1e-9)
+        return self.large and self._far() and needed > self.tuning.hope * self.left
+
     def _screen(self) -> Playing:
         """Try single edits where the drawn upper bound is highest."""
-        beliefs, tuning = self.beliefs, self.tuning
+        tuning = self.tuning
         share = tuning.screening / 10 if self.label_only else tuning.screening
-        stop = self.queries * (1 - share)
-        while self.left > stop and self.best is None:
+        yield from self._singles(self.queries * (1 - share))
+
+    def _singles(self, stop: float) -> Playing:
+        """Go on with single edits until no more than `stop` queries are left, or the best is another, and small."""
+        beliefs, tuning = self.beliefs, self.tuning
+        best = self.best
+        while self.left > stop and (self._far() or self.best is best):
             cells, colours = beliefs.top(beliefs.drawn(tuning.optimism, but=self.alone), tuning.batch)
             if not len(cells):
+                self.singles_left = False
                 return
-            margins = yield from self._ask(Batch.square(cells[:, None], colours[:, None]))
+            margins = yield from self.ask(Batch.square(cells[:, None], colours[:, None]))
             drops = self.clean - margins
             beliefs.learn(cells, colours, drops, noise=tuning.surprise)
             beliefs.tune(cells, colours, drops)
@@ -160,9 +192,9 @@ class _Play:
 
     def _leap(self) -> Playing:
         """Try ever larger sets of the edits believed best, once."""
-        if self.best is None and self.left > 0:
+        if self._far() and self.left > 0:
             order = State(*self.beliefs.top(self.beliefs.mean.copy(), self.tuning.prefix))
-            yield from self._ask(Batch.of(_prefixes(order)))
+            yield from self.ask(Batch.of(_prefixes(order)))
 
     def _climb(self) -> Playing:
         """Build a state edit by edit, each chosen by what it brings to those before it, until a leap ahead of it flips.
@@ -170,14 +202,17 @@ class _Play:
         Goes on until what it builds is no smaller than the best.
         """
         beliefs, tuning = self.beliefs, self.tuning
-        state, margin, stalled = State.empty(), self.clean, 0
+        state, margin, stalled, rounds = State.empty(), self.clean, 0, 0
         tallest = min(tuning.tallest, len(beliefs.cell_of_pixel) // 2)
-        while self.left > 0 and len(state) + 1 < (tallest if self.best is None else len(self.best)):
+        while self.left > 0 and len(state) + 1 < min(tallest, tallest if self.best is None else len(self.best)):
+            if rounds >= tuning.trust and self._hopeless(margin, rounds * tuning.batch):
+                return
+            rounds += 1
             moves = climbing_moves(state, beliefs, optimism=tuning.optimism, count=tuning.batch, rng=self.rng)
             if moves is None:
                 return
             batch, added, sizes = moves
-            margins = yield from self._ask(batch)
+            margins = yield from self.ask(batch)
             singles = len(added)
             beliefs.learn(added.cells, added.colours, margin - margins[:singles], noise=tuning.context)
             # Several edits at once are worth it where they bring more than their number's share.
@@ -202,7 +237,7 @@ class _Play:
                 kept = kept.keep(self.rng.permutation(len(kept))[len(kept) // 8 :])
                 order = kept.plus(order.keep(~np.isin(order.cells, kept.cells)))
             tried = _prefixes(order)
-            margins = yield from self._ask(Batch.of(tried))
+            margins = yield from self.ask(Batch.of(tried))
             index = int(margins.argmin())
             if margins[index] <= lowest:
                 kept, lowest = tried[index], float(margins[index])
@@ -215,22 +250,22 @@ class _Play:
             state = self.best
             order = self.rng.permutation(len(state))
             parts = [order[start : start + group] for start in range(0, len(state), group)]
-            yield from self._ask(Batch.of([state.keep(np.setdiff1d(order, part)) for part in parts]))
+            yield from self.ask(Batch.of([state.keep(np.setdiff1d(order, part)) for part in parts]))
             group = group // 2 if self.best is state else min(group, len(self.best) // 2)
         while self.best is not None and len(self.best) > 2 and self.left > 0:
             state = self.best
-            margins = yield from self._ask(Batch.of(state.without_each()))
+            margins = yield from self.ask(Batch.of(state.without_each()))
             order = np.argsort(margins, kind="stable")
             free = int((margins < 0).sum())
             if free < 2:
                 return
             sizes = sorted({2, min(3, free), free // 2, free, min(2 * free, len(state) - 1)} - {0, 1, len(state)})
-            yield from self._ask(Batch.of([state.keep(order[size:]) for size in sizes]))
+            yield from self.ask(Batch.of([state.keep(order[size:]) for size in sizes]))
 
     def _undercut(self, state: State) -> Playing:
         """Drop an edit little needed, then swap edits at that size until it flips."""
         beliefs, tuning = self.beliefs, self.tuning
-        margins = yield from self._ask(Batch.of(state.without_each()))
+        margins = yield from self.ask(Batch.of(state.without_each()))
         rank = min(int(self.rng.integers(3)), len(state) - 1) if self.restarts else 0
         place = int(np.argsort(margins, kind="stable")[rank])
         others = np.arange(len(state)) != place
@@ -245,7 +280,7 @@ class _Play:
             )
             if not len(batch):
                 return
-            margins = yield from self._ask(batch)
+            margins = yield from self.ask(batch)
             drops = margin - margins + need[places]
             beliefs.learn(added.cells, added.colours, drops, noise=tuning.context)
             place = int(margins.argmin())
@@ -262,7 +297,7 @@ class _Play:
                     yield from self._climb()
                 return
             if stalled % tuning.patience == tuning.patience - 1 and len(current) > 1:
-                margins = yield from self._ask(Batch.of(current.without_each()))
+                margins = yield from self.ask(Batch.of(current.without_each()))
                 need = margins - margin
                 beliefs.forget(0.7)
                 beliefs.borrow()

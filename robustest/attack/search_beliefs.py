@@ -48,7 +48,7 @@ class Beliefs:
         colour_floor: float = 0.25,
     ) -> None:
         height, width = shape
-        self.rng = rng
+        self.rng, self.shape = rng, shape
         radius = 4 if far else 2
         self.across = width + 2 * radius
         self.cells = self.across * (height + 2 * radius)

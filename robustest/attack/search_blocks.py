@@ -1,0 +1,171 @@
+"""Large moves of the few-pixel search: many pixels at once, for images so large that single pixels hardly move the margin.
+
+Dots of one colour spread over the image flip what no few pixels flip; the dots that are not needed are then put back, part by
+part, and parts are exchanged for others at fewer pixels than the best. Parts are pieces of the image that hold equally many
+of the state's pixels, so that a part's effect tells where the classifier looks.
+
+Source of the idea of changing many pixels, and fewer as it goes on: Croce, Andriushchenko, Singh, Flammarion & Hein, AAAI
+2022, arXiv:2006.12834, where the number of pixels is fixed and parts are single pixels. Knows nothing of classifiers or budgets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from robustest.attack.search_beliefs import Beliefs
+from robustest.attack.search_states import Batch, Ints, State
+from robustest.results import Edits, Margins
+
+_SHARES = (1 / 64, 1 / 16)  # of the image's pixels that a first spread changes
+_MOST_COLOURS = 8
+_PARTS = 16
+_ANYWHERE = 0.2  # share of new edits that are put anywhere in the image
+_TURNS = 6
+_DESPAIR = 4
+
+Asking = Generator[Edits, Margins, Margins]
+Playing = Generator[Edits, Margins, None]
+
+
+def spreads(beliefs: Beliefs, rng: np.random.Generator) -> list[State]:
+    """Dots of one colour each, at random places: every colour (eight at most) at every share of the image."""
+    pixels = len(beliefs.cell_of_pixel)
+    colours = rng.permutation(beliefs.colours)[:_MOST_COLOURS]
+    states: list[State] = []
+    for colour in colours.tolist():
+        cells = rng.permutation(beliefs.cell_of_pixel)[: int(pixels * _SHARES[-1])]
+        cells = cells[beliefs.allowed[colour, cells]]
+        whole = State(cells, np.full(len(cells), colour))
+        states += [whole.keep(np.arange(int(len(cells) * share / _SHARES[-1]))) for share in _SHARES]
+    return [state for state in states if len(state) > 1]
+
+
+def parts_of(state: State, count: int, *, across: int, rng: np.random.Generator) -> list[Ints]:
+    """`count` parts of a state, of the same number of edits up to one, each a piece of the image: cut in two, again and again."""
+    rows, columns = np.divmod(state.cells, across)
+    parts = [rng.permutation(len(state))]
+    while len(parts) < count:
+        largest = max(range(len(parts)), key=lambda index: len(parts[index]))
+        part = parts.pop(largest)
+        if len(part) < 2:
+            parts.append(part)
+            break
+        angle = rng.random() * np.pi  # cuts at any slant, so that two cuttings of one state are different
+        along = np.cos(angle) * rows[part] + np.sin(angle) * columns[part]
+        part = part[np.argsort(along, kind="stable")]
+        parts += [part[: len(part) // 2], part[len(part) // 2 :]]
+    return parts
+
+
+def replacement(
+    state: State, part: Ints, weight: NDArray[np.float64], beliefs: Beliefs, *, reach: int, rng: np.random.Generator
+) -> State:
+    """Edits to put in the place of some of a state's: next to others that matter, in their colours, a few anywhere.
+
+    Args:
+        part: places in the state to be replaced. weight: (k,) how much each of the state's edits matters, >= 0.
+        reach: pixels that a new edit may lie away from the one that it is put next to.
+
+    Returns:
+        At most as many edits as `part`, of cells that the state does not hold.
+    """
+    height, width = beliefs.shape
+    chances = weight + 1e-9
+    chances[part] = 1e-12
+    models = rng.choice(len(state), len(part), p=chances / chances.sum())
+    rows, columns = np.divmod(beliefs.pixel_of_cell[state.cells[models]], width)
+    rows = np.clip(rows + rng.integers(-reach, reach + 1, len(part)), 0, height - 1)
+    columns = np.clip(columns + rng.integers(-reach, reach + 1, len(part)), 0, width - 1)
+    anywhere = rng.random(len(part)) < _ANYWHERE
+    pixels = np.where(anywhere, rng.integers(width * height, size=len(part)), rows * width + columns)
+    cells, colours = beliefs.cell_of_pixel[pixels], state.colours[models]
+    _, first = np.unique(cells, return_index=True)
+    good = first[beliefs.allowed[colours[first], cells[first]] & ~np.isin(cells[first], state.cells)]
+    return State(cells[good], colours[good])
+
+
+class Player(Protocol):
+    """What the large moves need of the search that makes them."""
+
+    beliefs: Beliefs
+    rng: np.random.Generator
+    best: State | None
+    left: int
+
+    def ask(self, batch: Batch) -> Asking:
+        """Have states scored."""
+
+
+def thin(player: Player, *, least: int) -> Playing:
+    """Put back what the best state does not need, and exchange parts at fewer pixels, until it has no more than `least`."""
+    despair = 0
+    while player.best is not None and len(player.best) > least and player.left > 0 and despair < _DESPAIR:
+        state = player.best
+        parts = parts_of(state, min(_PARTS, len(state) // 2), across=player.beliefs.across, rng=player.rng)
+        margins = yield from player.ask(Batch.of([_less(state, part) for part in parts]))
+        order = np.argsort(margins, kind="stable")
+        sizes = [size for size in (2, 3, 4, 6, 8, 11, 14) if size < len(parts) and size <= 2 * (margins < 0).sum() + 2]
+        fewer = [_less(state, np.concatenate([parts[place] for place in order[:size]])) for size in sizes]
+        joint = yield from player.ask(Batch.of(fewer))
+        if player.best is not state:
+            despair = 0
+            continue
+        weight = np.zeros(len(state))
+        for part, margin in zip(parts, margins, strict=True):
+            weight[part] = max(margin - margins.min(), 0) / len(part)
+        gone = parts[order[0]] if despair else np.concatenate([parts[place] for place in order[:2]])
+        margin = float(margins[order[0]] if despair else joint[0])
+        kept = np.setdiff1d(np.arange(len(state)), gone)
+        yield from _exchange(player, state.keep(kept), margin, weight[kept])
+        despair = despair + 1 if player.best is state else 0
+
+
+def _exchange(player: Player, current: State, margin: float, weight: NDArray[np.float64]) -> Playing:
+    """Exchange parts of a state that does not flip, all that lower the margin at once, until it does."""
+    beliefs, rng = player.beliefs, player.rng
+    best = player.best
+    for turn in range(_TURNS):
+        if player.left <= 0:
+            return
+        reach = max(2, min(beliefs.shape) // (8 << turn))
+        parts = parts_of(current, min(_PARTS, len(current) // 2), across=beliefs.across, rng=rng)
+        news = [replacement(current, part, weight, beliefs, reach=reach, rng=rng) for part in parts]
+        tried = [_less(current, part).plus(new) for part, new in zip(parts, news, strict=True)]
+        margins = yield from player.ask(Batch.of(tried))
+        if player.best is not best:
+            return
+        order = np.argsort(margins, kind="stable")
+        better = int((margins < margin).sum())
+        if not better:
+            continue
+        counts = sorted({2, max(better // 2, 2), max(better, 2)})
+        together = []
+        for count in counts:
+            chosen = order[:count].tolist()
+            state = _less(current, np.concatenate([parts[place] for place in chosen]))
+            for place in chosen:
+                new = news[place]
+                state = state.plus(new.keep(~np.isin(new.cells, state.cells)))
+            together.append(state)
+        joint = yield from player.ask(Batch.of(together))
+        if player.best is not best:
+            return
+        for part, found in zip(parts, margins, strict=True):
+            weight[part] = max(found - margin, 0) / len(part)
+        options = [tried[order[0]], *together]
+        lowest = int(np.argmin([margins[order[0]], *joint]))
+        known = dict(zip(current.cells.tolist(), weight.tolist(), strict=True))
+        current, margin = options[lowest], float([margins[order[0]], *joint][lowest])
+        usual = float(weight.mean())
+        weight = np.array([known.get(cell, usual) for cell in current.cells.tolist()])
+
+
+def _less(state: State, part: Ints) -> State:
+    """The state without the edits at some places."""
+    keep = np.ones(len(state), bool)
+    keep[part] = False
+    return state.keep(keep)

@@ -1,0 +1,93 @@
+"""The large moves, on states and classifiers where what they must do is known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from robustest.attack.find import find_adversarials
+from robustest.attack.search_beliefs import Beliefs
+from robustest.attack.search_blocks import parts_of, replacement, spreads
+from robustest.attack.search_palette import Palette
+from robustest.attack.search_states import State
+from robustest.settings import AttackSettings
+
+
+def beliefs_of(image: np.ndarray) -> Beliefs:
+    height, width, _ = image.shape
+    palette = Palette(image.astype(np.float32), "corners", 1.0, eight_bit=True)
+    return Beliefs(palette, (height, width), np.zeros(height * width, np.int64), rng=np.random.default_rng(0))
+
+
+def some_state(beliefs: Beliefs, count: int, seed: int) -> State:
+    rng = np.random.default_rng(seed)
+    cells = rng.choice(beliefs.cell_of_pixel, count, replace=False)
+    return State(cells, rng.integers(beliefs.colours, size=count))
+
+
+def test_a_spread_has_one_colour_and_changes_each_of_its_pixels() -> None:
+    image = np.zeros((64, 64, 3))
+    image[:32] = 1
+    beliefs = beliefs_of(image)
+    states = spreads(beliefs, np.random.default_rng(0))
+    assert len(states) == 16
+    for state in states:
+        assert len(set(state.colours.tolist())) == 1
+        assert len(set(state.cells.tolist())) == len(state)
+        assert beliefs.allowed[state.colours, state.cells].all()
+        assert len(state) <= 64 * 64 / 16
+
+
+@given(count=st.integers(1, 20), size=st.integers(2, 60), seed=st.integers(0, 99))
+def test_parts_are_disjoint_cover_the_state_and_are_of_like_size(count: int, size: int, seed: int) -> None:
+    beliefs = beliefs_of(np.full((10, 10, 1), 0.5))
+    state = some_state(beliefs, size, seed)
+    parts = parts_of(state, count, across=beliefs.across, rng=np.random.default_rng(seed))
+    assert sorted(np.concatenate(parts).tolist()) == list(range(size))
+    assert len(parts) == min(count, size)
+    assert max(map(len, parts)) <= 2 * min(map(len, parts)) + 1
+
+
+def test_parts_are_pieces_of_the_image() -> None:
+    """Two heaps of dots far from each other: any cut in two between equally many puts one heap in each part."""
+    beliefs = beliefs_of(np.zeros((40, 40, 1)))
+    rows, columns = np.divmod(np.arange(16), 4)
+    pixels = np.concatenate([rows * 40 + columns, (rows + 36) * 40 + columns + 36])
+    state = State(beliefs.cell_of_pixel[pixels], np.ones(32, np.int64))
+    heaps = {frozenset(range(16)), frozenset(range(16, 32))}
+    same = 0
+    for seed in range(20):
+        parts = parts_of(state, 2, across=beliefs.across, rng=np.random.default_rng(seed))
+        same += {frozenset(part.tolist()) for part in parts} == heaps
+    assert same >= 10  # a cut along the line between the heaps, about an eighth of all slants, may mix them
+
+
+@given(seed=st.integers(0, 99), size=st.integers(4, 40))
+def test_a_replacement_is_of_new_pixels_near_those_that_matter(seed: int, size: int) -> None:
+    beliefs = beliefs_of(np.full((40, 40, 1), 0.5))
+    state = some_state(beliefs, size, seed)
+    part = np.arange(size // 2)
+    weight = np.zeros(size)
+    weight[-1] = 1.0
+    new = replacement(state, part, weight, beliefs, reach=2, rng=np.random.default_rng(seed))
+    assert len(new) <= len(part)
+    assert not np.isin(new.cells, state.cells).any()
+    assert len(set(new.cells.tolist())) == len(new)
+    assert set(new.colours.tolist()) <= {int(state.colours[-1])}
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_flip_that_takes_many_pixels_is_found_at_once_and_made_small(seed: int) -> None:
+    """Each bright pixel of a square of 20 x 20 lowers the margin by 1, and 30 of them are needed."""
+
+    def score(images: np.ndarray) -> np.ndarray:
+        bright = images[:, 30:50, 20:40].sum(axis=(1, 2, 3))
+        return np.stack([29.5 - bright, np.zeros(len(images))], axis=1).astype(np.float32)
+
+    image = np.zeros((1, 96, 96, 1), np.uint8)
+    (result,) = find_adversarials(score, image, [0], settings=AttackSettings(queries=600, seed=seed))
+    assert result.l0_pixels == 30
+    assert result.edits is not None
+    assert all(30 <= pixel // 96 < 50 and 20 <= pixel % 96 < 40 for pixel in result.edits.pixels.tolist())
