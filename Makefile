@@ -22,12 +22,12 @@ test-slow: .venv/installed-dev   ## the slow tests too
 .venv/installed: pyproject.toml constraints/cpu.txt
 	$(PYTHON) -m venv .venv
 	$(PIP) --upgrade pip
-	$(PIP) --editable '.[bounds]'
+	$(PIP) --editable '.[bounds,fast]'
 	touch $@
 
 # torchattacks without its dependencies: its pins would downgrade requests and urllib3, and it runs without them.
 .venv/installed-dev: .venv/installed
-	$(PIP) --editable '.[bounds,compare,grpc,parquet,pytest]' --group dev
+	$(PIP) --editable '.[bounds,compare,fast,grpc,parquet,pytest]' --group dev
 	$(PIP) --no-deps torchattacks==3.5.1
 	touch $@
 

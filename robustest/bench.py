@@ -1,17 +1,27 @@
 """How fast an audit is beside the bare model: the floor, the gap, and where the gap goes.
 
-Raw rate and audit are measured in turns within one run, so that a busy machine slows both; the ratio is what to read.
+Raw rate and audit are measured in turns within one run, so that a busy machine slows both; the ratio is what to read. The
+raw rate is the best that the same model reaches on the same cores: at the best of several batch sizes, and, with several
+processes, of one process with all the cores and of all processes with their share of them. Compiled inner loops, where
+they can be had, are loaded before anything is measured.
 """
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import resource
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from multiprocessing.connection import Connection
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from robustest import compiled
 from robustest.attack.driver import Clock
 from robustest.attack.find import iter_adversarials
 from robustest.classifiers.batching import choose_batch
@@ -21,29 +31,41 @@ from robustest.images import ImageSet, as_unit
 from robustest.results import Edits, Verdict
 from robustest.settings import AttackSettings
 
+Opener = Callable[[int], Classifier]  # the classifier, with so many threads of its own
+
+_LONG = 1.0  # seconds: batches that take longer are not tried
+
 
 @dataclass(frozen=True, slots=True)
 class Speed:
     """What one benchmark measured.
 
-    raw_per_second: images the bare model scores at its best batch, median of the turns.
-    audit_per_second: queries the audit sends, excluded images included. ratio: the second over the first.
-    batch: images a call. queries: sent in all. seconds: of the audit.
-    peak_memory_bytes: of the whole process. search_bytes_per_game: of one game's memory of answers, at the end.
-    shares: of the audit's seconds: `model` (queries at the raw rate), `render` (drawing and transfer, beside the model),
-        `tree` (the search's own work), `merge` (batches, memory, records), `wait` (for the classifier with nothing to
-        do). Scoring runs beside the rest, so shares may add up to more than 1.
+    images: attacked a turn. workers: processes. batch: images a call in the audit.
+    raw_per_second: images the bare model scores, the better of the two that follow, median of the turns.
+    raw_one_process_per_second: with all cores in one process. raw_workers_per_second: of all workers together.
+    audit_per_second: queries the audit sends, excluded images included.
+    ratio: median of `ratios`, the second over the first in each turn.
+    queries, seconds: of the audit, all turns together.
+    peak_memory_bytes: of all processes. compiled: with compiled inner loops.
+    shares: of the workers' seconds: `model` (queries at the raw rate), `render` (drawing and transfer), `tree` (the search's
+        own work), `merge` (batches, memory, records), `wait` (for the classifier with nothing to do). Scoring may run beside
+        the rest, so shares may add up to more than 1.
     """
 
     model: str
     images: int
+    workers: int
+    batch: int
     raw_per_second: float
+    raw_one_process_per_second: float
+    raw_workers_per_second: float
     audit_per_second: float
     ratio: float
-    batch: int
+    ratios: tuple[float, ...]
     queries: int
     seconds: float
     peak_memory_bytes: int
+    compiled: bool
     shares: dict[str, float]
 
     def as_json(self) -> dict[str, object]:
@@ -51,59 +73,238 @@ class Speed:
         return asdict(self)
 
 
-def measure(classifier: Classifier, images: ImageSet, settings: AttackSettings, *, turns: int = 3) -> Speed:
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One audit in one process.
+
+    queries: sent. excluded: images that it is wrong about. seconds: it took. clock: where they went.
+    peak: bytes of the process's memory so far.
+    """
+
+    queries: int
+    excluded: int
+    seconds: float
+    clock: Clock
+    peak: int
+
+
+def measure(
+    classifier: Classifier,
+    images: ImageSet,
+    settings: AttackSettings,
+    *,
+    turns: int = 3,
+    workers: int = 1,
+    opener: Opener | None = None,
+) -> Speed:
     """Measure raw rate and audit in turns.
 
     Args:
-        classifier: the black box. images: what to attack; those it gets wrong cost one query each.
+        classifier: the black box, with all the cores. images: what to attack; those it gets wrong cost one query each.
         settings: of the attack. turns: how often each is measured, >= 1.
+        workers: processes that share the images and the cores. opener: opens the classifier in each; needed for several.
 
     Raises:
         NothingToTest: the classifier is wrong about every image.
     """
-    shape = images.images.shape[1:]
-    batch = choose_batch(classifier, as_unit(images.images[:4]))
-    raw: list[float] = []
-    rates: list[float] = []
-    clock = Clock()
-    queries, seconds, excluded = 0, 0.0, 0
-    for _ in range(turns):
-        raw.append(raw_rate(classifier, shape, batch.rows))
-        started = time.perf_counter()
-        sent = 0
-        for _, result in iter_adversarials(
-            classifier, images.images, images.labels, settings, batch=batch.rows, clock=clock
-        ):
-            sent += result.queries
-            excluded += result.verdict is Verdict.EXCLUDED
-        spent = time.perf_counter() - started
-        rates.append(sent / spent)
-        queries, seconds = queries + sent, seconds + spent
-    if excluded == turns * len(images):
+    alone: list[float] = []
+    together: list[float] = []
+    parts: list[Turn] = []
+    spans: list[float] = []
+    count = workers if opener is not None else 1
+    own = _Stage(classifier, images, settings)
+    own.warm_up()  # compiles what no process did before
+    with _crew(opener, images, settings, count) if opener is not None and count > 1 else _alone(own) as crew:
+        rows = crew.choose_batch()
+        for _ in range(turns):
+            alone.append(own.raw())
+            together.append(sum(crew.raw()) if count > 1 else alone[-1])
+            started = time.perf_counter()
+            parts += crew.audit(rows)
+            spans.append(time.perf_counter() - started)
+    if sum(part.excluded for part in parts) == turns * len(images):
         raise NothingToTest(
             f"{classifier.info.source} is wrong about all of {len(images)} images; check the input spec."
         )
-    raw_median, audit_median = float(np.median(raw)), float(np.median(rates))
-    model = queries / raw_median
-    shares = {
-        "model": model / seconds,
-        "render": max(clock.score - model, 0.0) / seconds,
-        "tree": clock.search / seconds,
-        "merge": clock.merge / seconds,
-        "wait": clock.wait / seconds,
+    queries = [sum(part.queries for part in parts[turn * count : (turn + 1) * count]) for turn in range(turns)]
+    rates = np.array(queries) / np.array(spans)
+    raw = np.maximum(alone, together)
+    work = sum(part.seconds for part in parts)
+    model = float((np.array(queries) / raw).sum()) * count
+    spent = {
+        "model": model,
+        "render": max(sum(part.clock.score for part in parts) - model, 0.0),
+        "tree": sum(part.clock.search for part in parts),
+        "merge": sum(part.clock.merge for part in parts),
+        "wait": sum(part.clock.wait for part in parts),
     }
     return Speed(
         model=classifier.info.source,
         images=len(images),
-        raw_per_second=raw_median,
-        audit_per_second=audit_median,
-        ratio=float(np.median(np.array(rates) / np.array(raw))),
-        batch=batch.rows,
-        queries=queries,
-        seconds=seconds,
-        peak_memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-        shares=shares,
+        workers=count,
+        batch=rows,
+        raw_per_second=float(np.median(raw)),
+        raw_one_process_per_second=float(np.median(alone)),
+        raw_workers_per_second=float(np.median(together)),
+        audit_per_second=float(np.median(rates)),
+        ratio=float(np.median(rates / raw)),
+        ratios=tuple((rates / raw).tolist()),
+        queries=sum(queries),
+        seconds=sum(spans),
+        peak_memory_bytes=sum(part.peak for part in parts[-count:]),
+        compiled=compiled.fast(),
+        shares={name: seconds / work for name, seconds in spent.items()},
     )
+
+
+class _Stage:
+    """The classifier and the images of one process."""
+
+    def __init__(self, classifier: Classifier, images: ImageSet, settings: AttackSettings) -> None:
+        self.classifier, self.images, self.settings = classifier, images, settings
+
+    def warm_up(self) -> None:
+        """Load compiled inner loops, and play a little, so that none of it is measured."""
+        compiled.use(True)
+        few = self.images.take(range(min(4, len(self.images))))
+        brief = replace(self.settings, queries=min(300, self.settings.queries))
+        list(iter_adversarials(self.classifier, few.images, few.labels, brief, batch=8))
+
+    def choose_batch(self) -> int:
+        """Images a call, as an audit chooses them."""
+        return choose_batch(self.classifier, as_unit(self.images.images[:4])).rows
+
+    def raw(self) -> float:
+        """See `best_raw_rate`."""
+        return best_raw_rate(self.classifier, self.images.images.shape[1:])
+
+    def audit(self, rows: int) -> Turn:
+        """Attack the images, `rows` a call to the classifier."""
+        clock = Clock()
+        queries = excluded = 0
+        started = time.perf_counter()
+        found = iter_adversarials(
+            self.classifier, self.images.images, self.images.labels, self.settings, batch=rows, clock=clock
+        )
+        for _, result in found:
+            queries += result.queries
+            excluded += result.verdict is Verdict.EXCLUDED
+        seconds = time.perf_counter() - started
+        return Turn(queries, excluded, seconds, clock, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+
+
+class _Crew(Protocol):
+    """Those who attack: this process, or several others."""
+
+    def choose_batch(self) -> int:
+        """Images a call, as an audit chooses them."""
+
+    def raw(self) -> list[float]:
+        """Of each, while all measure it."""
+
+    def audit(self, rows: int) -> list[Turn]:
+        """All images, shared."""
+
+
+@contextmanager
+def _alone(stage: _Stage) -> Iterator[_Crew]:
+    class Alone:
+        def choose_batch(self) -> int:
+            return stage.choose_batch()
+
+        def raw(self) -> list[float]:
+            return [stage.raw()]
+
+        def audit(self, rows: int) -> list[Turn]:
+            return [stage.audit(rows)]
+
+    yield Alone()
+
+
+@contextmanager
+def _crew(opener: Opener, images: ImageSet, settings: AttackSettings, count: int) -> Iterator[_Crew]:
+    """Processes with their share of the images and of the cores, until the end of the block."""
+    context = multiprocessing.get_context("spawn")
+    threads = max(1, len(os.sched_getaffinity(0)) // count)
+    pipes = [context.Pipe() for _ in range(count)]
+    shares = [images.take(range(place, len(images), count)) for place in range(count)]
+    before = {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
+    os.environ.update(dict.fromkeys(before, str(threads)))
+    processes = [
+        context.Process(target=_work, args=(theirs, opener, threads, share, settings), daemon=True)
+        for (_, theirs), share in zip(pipes, shares, strict=True)
+    ]
+    try:
+        for process in processes:
+            process.start()
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+    for _, theirs in pipes:
+        theirs.close()
+    ours = [pipe for pipe, _ in pipes]
+
+    def ask(*order: Any, of: list[Connection] = ours) -> list[Any]:
+        for pipe in of:
+            pipe.send(order)
+        answers = [pipe.recv() for pipe in of]
+        for answer in answers:
+            if isinstance(answer, Exception):
+                raise answer
+        return answers
+
+    class Crew:
+        def choose_batch(self) -> int:
+            chosen: int = ask("choose_batch", of=ours[:1])[0]
+            return chosen
+
+        def raw(self) -> list[float]:
+            return ask("raw")
+
+        def audit(self, rows: int) -> list[Turn]:
+            return ask("audit", rows)
+
+    try:
+        ask("warm_up")
+        yield Crew()
+    finally:
+        for pipe in ours:
+            pipe.close()
+        for process in processes:
+            process.join()
+
+
+def _work(pipe: Connection, opener: Opener, threads: int, images: ImageSet, settings: AttackSettings) -> None:
+    """Do what is asked through a pipe until it is closed; an error is an answer."""
+    stage: _Stage | None = None
+    while True:
+        try:
+            name, *arguments = pipe.recv()
+        except EOFError:
+            return
+        try:
+            stage = stage or _Stage(opener(threads), images, settings)
+            pipe.send(getattr(stage, name)(*arguments))
+        except Exception as error:  # whatever it is, the caller raises it
+            pipe.send(error)
+
+
+def best_raw_rate(classifier: Classifier, shape: tuple[int, ...]) -> float:
+    """Images a second of the model alone at its best batch, a power of two; see `raw_rate`."""
+    fixed = classifier.info.fixed_batch
+    largest = classifier.info.largest_batch or 512
+    best = 0.0
+    for rows in [fixed] if fixed else [1 << power for power in range(10)]:
+        if rows > largest:
+            break
+        rate = raw_rate(classifier, shape, rows, seconds=0.2)
+        best = max(best, rate)
+        if 2 * rows / rate > _LONG:
+            break
+    return best
 
 
 def raw_rate(classifier: Classifier, shape: tuple[int, ...], rows: int, *, seconds: float = 0.5) -> float:

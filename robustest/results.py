@@ -113,12 +113,14 @@ class Edits:
     @staticmethod
     def joined(parts: Sequence[Edits]) -> Edits:
         """All images of several batches, one after the other."""
-        shifts = np.cumsum([0, *(part.offsets[-1] for part in parts)])
-        ends = [part.offsets[1:] + shift for part, shift in zip(parts, shifts[:-1], strict=True)]
+        every = np.diff(np.concatenate([part.offsets for part in parts]))
+        sizes = np.delete(every, np.cumsum([len(part.offsets) for part in parts[:-1]], dtype=np.int64) - 1)
+        offsets = np.zeros(len(sizes) + 1, np.int64)
+        np.cumsum(sizes, out=offsets[1:])
         return Edits(
             np.concatenate([part.pixels for part in parts]),
             np.concatenate([part.values for part in parts]),
-            np.concatenate([np.zeros(1, np.int64), *ends]),
+            offsets,
         )
 
     @staticmethod

@@ -15,7 +15,7 @@ ROOT = Path(robustest.__file__).resolve().parents[1]
 STANDARD = set(sys.stdlib_module_names)
 
 # Each room may import from the rooms named beside it, and from the words everyone uses.
-WORDS = {"errors", "results", "images", "settings", "randomness"}
+WORDS = {"compiled", "errors", "results", "images", "settings", "randomness"}
 ROOMS = {
     "classifiers": set(),
     "saliency": {"classifiers"},
@@ -87,7 +87,7 @@ def test_torchvision_is_never_imported() -> None:
 
 
 def test_importing_the_package_loads_neither_torch_nor_opencv() -> None:
-    heavy = "torch", "cv2", "scipy", "onnxruntime", "joblib", "rich", "jinja2"
+    heavy = "torch", "numba", "cv2", "scipy", "onnxruntime", "joblib", "rich", "jinja2"
     code = f"import sys, robustest, robustest.cli; print([m for m in {heavy!r} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout.strip() == "[]"

@@ -10,20 +10,23 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from robustest.attack.record import Record, state_keys
+from robustest.attack.memory import Keys
+from robustest.attack.record import Record, rounded_to_eight_bit, state_keys
+from robustest.attack.replay import replay
+from robustest.attack.scorer import Scorer, scorer_of
 from robustest.attack.shrink import shrink
 from robustest.attack.task import Search, Strategy, Task
 from robustest.classifiers.batching import Batch
 from robustest.classifiers.classifier import Classifier, check_output, classes_of, margins_of
-from robustest.images import as_eight_bit
+from robustest.compiled import worked
 from robustest.randomness import stream
-from robustest.results import AttackResult, Edits, Margins, Scores, Verdict, distances_between
+from robustest.results import AttackResult, Edits, Margins, Scores, Verdict
 
 _STALE_QUESTIONS = 1000  # in a row answered from memory alone: a search that turns in a circle
 _MOST_RESERVED = 200  # queries kept for shrinking, however many pixels there are
@@ -70,16 +73,12 @@ class _Game:
         self.predicted: int | None = None
         self.reason = ""
 
-    def unremembered(self, keys: list[int]) -> list[int] | None:
-        """Which of the states asked must be sent: those not in memory, up to the budget; None for all of them."""
-        memory = self.record.memory
-        if memory.keys().isdisjoint(keys) and len(keys) <= self.record.left:
-            self.stale = 0 if keys else self.stale + 1
-            return None
-        new = [place for place, key in enumerate(keys) if key not in memory]
-        self.record.remembered += len(keys) - len(new)
-        self.stale = 0 if new else self.stale + 1
-        return new[: self.record.left]
+    def recall(self, keys: Keys, known: Margins) -> int:
+        """Write what is remembered of the states asked to `known`, NaN for the rest; returns how many these are."""
+        unknown = self.record.memory.find(keys, known)
+        self.record.remembered += len(keys) - unknown
+        self.stale = 0 if unknown else self.stale + 1
+        return unknown
 
     def advance(self, margins: Margins) -> bool:
         """Send the answer on and take the next question; False when the game is over."""
@@ -159,15 +158,19 @@ class _CleanScores:
 class _Asked:
     """A group's merged question on its way: what was sent, and how the answers find back.
 
-    keys: of every state each game asked. fresh: which of them were sent, None for all. counts: how many were.
+    bounds: (G + 1,) the rows of each game among the N states asked. keys: (N,) of these states.
+    known: (N,) their margins as far as remembered, NaN for the rest. places: rows that were sent, None for all.
+    counts: (G,) how many of each game's states were sent. cut: games whose budget allowed only part of what was new.
     """
 
     games: list[_Game]
-    keys: list[list[int]]
-    fresh: list[list[int] | None]
+    bounds: list[int]
+    keys: Keys
+    known: Margins
+    places: NDArray[np.int64] | None
     counts: list[int]
+    cut: set[int]
     sent: Edits
-    sent_keys: list[int]
     scores: Future[Scores]
 
 
@@ -208,7 +211,7 @@ def play(
         clock.score += time.perf_counter() - started
         return scores
 
-    with ThreadPoolExecutor(1) as scorer:
+    with scorer_of(classifier) as scorer:
         while not exhausted or any(groups) or any(asked):
             for turn in (0, 1):
                 pending = asked[turn]
@@ -230,41 +233,48 @@ def play(
                     scorer.submit(canvas.place, game.slot, job.task.image)  # before any score: one thread, in order
                     groups[turn].append(game)
                 if groups[turn]:
-                    started = time.perf_counter()
+                    started, scored = time.perf_counter(), clock.score
                     asked[turn] = _ask(score, groups[turn], scorer)
                     clock.merge += time.perf_counter() - started
+                    if not classifier.info.beside:
+                        clock.merge -= clock.score - scored
                     groups[turn] = []
                 for game in finished:
                     yield game.job.index, _result(classifier, game)
     clean.check()
 
 
-def _ask(score: Callable[[NDArray[np.int64], Edits], Scores], games: list[_Game], scorer: ThreadPoolExecutor) -> _Asked:
+def _ask(score: Callable[[NDArray[np.int64], Edits], Scores], games: list[_Game], scorer: Scorer) -> _Asked:
     """Merge the questions of a group, leave out what is remembered or beyond the budget, and send the rest."""
     merged = Edits.joined([game.question for game in games])
     if all(game.task.eight_bit for game in games):
-        merged = replace(merged, values=np.rint(merged.values * 255).astype(np.float32) / np.float32(255))
-    all_keys = state_keys(merged).tolist()
-    keys: list[list[int]] = []
-    fresh: list[list[int] | None] = []
+        merged = replace(merged, values=rounded_to_eight_bit(merged.values))
+    keys = state_keys(merged)
+    known = np.empty(len(keys))
+    bounds = [0]
     counts: list[int] = []
-    places: list[int] = []
-    start = 0
-    for game in games:
-        stop = start + len(game.question)
-        own = all_keys[start:stop]
-        new = game.unremembered(own)
-        keys.append(own)
-        fresh.append(new)
-        counts.append(len(own) if new is None else len(new))
-        places.extend(range(start, stop) if new is None else (start + place for place in new))
-        start = stop
-    whole = len(places) == len(all_keys)
-    sent = merged if whole else merged.take(np.array(places, dtype=np.int64))
-    sent_keys = all_keys if whole else [all_keys[place] for place in places]
+    beyond: list[int] = []  # rows that the budget does not allow
+    cut: set[int] = set()
+    for number, game in enumerate(games):
+        start, stop = bounds[-1], bounds[-1] + len(game.question)
+        count = game.recall(keys[start:stop], known[start:stop])
+        if count > game.record.left:
+            cut.add(number)
+            beyond += (start + np.flatnonzero(np.isnan(known[start:stop]))[game.record.left :]).tolist()
+            count = game.record.left
+        bounds.append(stop)
+        counts.append(count)
+    total = sum(counts)
+    places = None
+    if total < len(keys):
+        fresh = np.isnan(known)
+        fresh[beyond] = False
+        places = np.flatnonzero(fresh)
+    sent = merged if places is None else merged.take(places)
     slots = np.repeat(np.array([game.slot for game in games]), counts)
-    future = scorer.submit(score, slots, sent) if len(sent) else _nothing()
-    return _Asked(games, keys, fresh, counts, sent, sent_keys, future)
+    worked(total)
+    future = scorer.submit(score, slots, sent) if total else _nothing()
+    return _Asked(games, bounds, keys, known, places, counts, cut, sent, future)
 
 
 def _nothing() -> Future[Scores]:
@@ -289,23 +299,26 @@ def _answer(
         clean.add(starting, scores[rows])
         for game, predicted in zip(starting, classes_of(scores[rows], output).tolist(), strict=True):
             game.predicted = predicted
+    known, sent_keys = asked.known, asked.keys
+    if asked.places is None:
+        known = margins
+    else:
+        known[asked.places] = margins
+        sent_keys = sent_keys[asked.places]
     before = sum(game.seconds for game in asked.games)
     going: list[_Game] = []
     finished: list[_Game] = []
     start = 0
-    for game, keys, new, count in zip(asked.games, asked.keys, asked.fresh, counts, strict=True):
+    for number, (game, count) in enumerate(zip(asked.games, counts, strict=True)):
         stop = start + count
-        own = margins[start:stop]
-        game.record.learn(asked.sent, start, asked.sent_keys[start:stop], own)
+        game.record.learn(asked.sent, start, sent_keys[start:stop], margins[start:stop])
         start = stop
+        own = slice(asked.bounds[number], asked.bounds[number + 1])
+        # A state beyond the budget ends the game, unless it was asked twice and so is known by now.
+        answered = number not in asked.cut or not game.record.memory.find(asked.keys[own], known[own])
         goes_on = False
-        if game.search is None and not _attackable(game):
-            pass
-        elif new is None:
-            goes_on = game.advance(own)
-        elif all(key in game.record.memory for key in keys):  # none of it was beyond the budget
-            memory = game.record.memory
-            goes_on = game.advance(np.array([memory[key] for key in keys], dtype=np.float64))
+        if game.search is not None or _attackable(game):
+            goes_on = answered and game.advance(known[own])
         (going if goes_on else finished).append(game)
     spent = sum(game.seconds for game in asked.games) - before
     clock.search += spent
@@ -350,41 +363,3 @@ def _result(classifier: Classifier, game: _Game) -> AttackResult:
     if record.best is None:
         return common
     return replay(classifier, common, task, record.best, minimal=record.unchecked() == 0)
-
-
-def replay(classifier: Classifier, result: AttackResult, task: Task, best: Edits, *, minimal: bool) -> AttackResult:
-    """Render an adversarial image, round it to 8 bits where the input is 8-bit, and score it once more.
-
-    Returns:
-        `result` as FLIPPED with the image and its distances, or as UNKNOWN if the flip does not hold.
-    """
-    image = best.apply(task.image)[0]
-    stored: NDArray[np.uint8] | NDArray[np.float32] = image
-    if task.eight_bit:
-        stored = as_eight_bit(image)
-        image = stored.astype(np.float32) / np.float32(255)
-    output = classifier.info.output
-    scores = classifier(image[None])
-    aim = np.array([-1 if task.target is None else task.target])
-    margin = float(margins_of(scores, np.array([task.label]), aim, output)[0])
-    predicted = int(classes_of(scores, output)[0])
-    if margin >= 0:
-        reason = (
-            f"a flip was found, but scored again the image has margin {margin:g}: the classifier answers differently"
-        )
-        return replace(result, verdict=Verdict.UNKNOWN, reason=reason, checks=1)
-    distances = distances_between(task.image, image)
-    return replace(
-        result,
-        verdict=Verdict.FLIPPED,
-        predicted=predicted,
-        image=stored,
-        edits=Edits.between(task.image, image),
-        l0_pixels=distances.l0_pixels,
-        l0_dims=distances.l0_dims,
-        l1=distances.l1,
-        l2=distances.l2,
-        linf=distances.linf,
-        minimal=minimal,
-        checks=1,
-    )

@@ -20,10 +20,10 @@ from games.game import Evaluation, Kind, Outcome, Player
 from games.monte_carlo import MctsSettings, mcts
 from games.search import SearchResult, Stopping, Watch
 from games.select import puct
-from robustest.attack.driver import replay
 from robustest.attack.pixel_features import PixelFeatures, effect_features, partition_features, sift_features
 from robustest.attack.pixel_game import Change, Move, Pick, PixelGame, PixelRules, Turn
 from robustest.attack.play_values import KindResult, told
+from robustest.attack.replay import replay
 from robustest.attack.task import Task
 from robustest.classifiers.batching import choose_batch
 from robustest.classifiers.classifier import Classifier, check_fit, classes_of, margins_of

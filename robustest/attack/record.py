@@ -5,6 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from robustest.attack import kernels
+from robustest.attack.memory import Keys, Memory
+from robustest.compiled import fast
 from robustest.results import Edits, Margins
 from robustest.settings import Norm
 
@@ -28,12 +31,21 @@ def _scrambled(keys: NDArray[np.uint64]) -> NDArray[np.uint64]:
     return keys ^ (keys >> np.uint64(31))
 
 
-def state_keys(edits: Edits, keys: NDArray[np.uint64] | None = None) -> NDArray[np.uint64]:
+def state_keys(edits: Edits) -> NDArray[np.uint64]:
     """(N,) a key for each *set* of edits: the sum of its edits' keys, so that their order does not matter."""
-    keys = edit_keys(edits) if keys is None else keys
+    if fast() and edits.values.flags.c_contiguous:
+        return kernels.state_keys(edits.pixels, edits.values, edits.offsets)
+    keys = edit_keys(edits)
     sums = np.zeros(len(keys) + 1, np.uint64)
     np.cumsum(keys, out=sums[1:])
     return sums[edits.offsets[1:]] - sums[edits.offsets[:-1]]
+
+
+def rounded_to_eight_bit(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Colours (M, C) in [0, 1], rounded to multiples of 1/255."""
+    if fast() and values.flags.c_contiguous:
+        return kernels.rounded_to_eight_bit(values)
+    return np.rint(values * 255).astype(np.float32) / np.float32(255)
 
 
 def distances_of(edits: Edits, base: NDArray[np.float32], norm: Norm) -> NDArray[np.float64]:
@@ -65,7 +77,7 @@ class Record:
 
     def __init__(self, base: NDArray[np.float32], norm: Norm, budget: int) -> None:
         self.base, self.norm, self.budget = base, norm, budget
-        self.memory: dict[int, float] = {}
+        self.memory = Memory()
         self.queries = 0
         self.remembered = 0
         self.lowest = np.inf
@@ -78,30 +90,31 @@ class Record:
         """Queries not yet spent."""
         return self.budget - self.queries
 
-    def learn(self, edits: Edits, start: int, keys: list[int], margins: Margins) -> None:
+    def learn(self, edits: Edits, start: int, keys: Keys, margins: Margins) -> None:
         """Take in the margins of states that were sent to the classifier, in the order they were asked.
 
         Args:
             edits: a batch, of which this image's states are those from `start` on.
             keys, margins: of these states, one each.
         """
-        values = margins.tolist()
-        self.memory.update(zip(keys, values, strict=True))
-        lowest = min(values, default=np.inf)
+        if not len(margins):
+            return
+        self.memory.add(keys, margins)
+        lowest = float(margins.min())
         self.lowest = min(self.lowest, lowest)
         if lowest < 0:
             flips = np.flatnonzero(margins < 0)
-            reached = distances_of(edits.take(flips + start), self.base, self.norm)
-            for index, distance in zip(flips.tolist(), reached.tolist(), strict=True):
+            sizes = edits.offsets[flips + start + 1] - edits.offsets[flips + start]
+            reached = sizes if self.norm == "l0" else distances_of(edits.take(flips + start), self.base, self.norm)
+            for index, distance in zip(flips.tolist(), reached.astype(np.float64).tolist(), strict=True):
                 if distance < self.best_distance:
                     self.best_distance, self.best = distance, edits.one(start + index)
                     self.curve.append((self.queries + index + 1, distance))
-        self.queries += len(values)
+        self.queries += len(margins)
 
     def unchecked(self) -> int:
         """How many of the best image's neighbours with one pixel put back were never scored."""
         if self.best is None:
             return 0
         each = edit_keys(self.best)
-        total = each.sum(dtype=np.uint64)
-        return sum(key not in self.memory for key in (total - each).tolist())
+        return self.memory.find(each.sum(dtype=np.uint64) - each, np.empty(len(each)))

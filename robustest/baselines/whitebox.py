@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from robustest.attack.driver import replay
 from robustest.attack.find import STRATEGIES
+from robustest.attack.replay import replay
 from robustest.attack.task import Task
 from robustest.baselines.comparison import Row, Run
 from robustest.classifiers.classifier import Classifier

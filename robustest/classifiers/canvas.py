@@ -7,11 +7,14 @@ ones drawn, so that a query costs as many bytes as it changes, not as many as th
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
+from robustest.classifiers import drawing
 from robustest.classifiers.spec import InputSpec
+from robustest.compiled import fast
 from robustest.results import Edits, Scores
 
 
@@ -23,6 +26,7 @@ class HostCanvas:
         spec: the model's layout, channel order and value range; None where it takes NHWC RGB in [0, 1].
         shape: (H, W, C) of the images.
         slots: base images held. rows: images a call to `run`, >= 1.
+        most: images a call where that saves a call, >= rows; None for `rows`.
         pad: always call `run` with exactly `rows` images (the last repeated), for a model whose answer may depend on it.
     """
 
@@ -34,6 +38,7 @@ class HostCanvas:
         *,
         slots: int,
         rows: int,
+        most: int | None = None,
         pad: bool = False,
     ) -> None:
         height, width, channels = shape
@@ -43,14 +48,14 @@ class HostCanvas:
         self._flip = spec is not None and spec.channels == "BGR"
         inner = (channels, height * width) if self._first else (height * width, channels)
         self._bases = np.zeros((slots, *inner), np.float32)
-        self._buffer = np.zeros((rows, *inner), np.float32)
-        self._slot_of_row = np.full(rows, -1, np.int64)
-        self._dirty: tuple[NDArray[np.int64], NDArray[np.int64]] = (np.zeros(0, np.int64), np.zeros(0, np.int64))
-
-    @property
-    def rows(self) -> int:
-        """Images a call to the model."""
-        return len(self._buffer)
+        room = rows if pad or most is None else most
+        self._rows = rows
+        self._buffer = np.zeros((room, *inner), np.float32)
+        self._slot_of_row = np.full(room, -1, np.int64)
+        self._drawn = Edits(np.zeros(0, np.int64), np.zeros((0, channels), np.float32), np.zeros(1, np.int64))
+        self._affine = np.stack(spec.affine()) if spec is not None else np.zeros((0, channels), np.float32)
+        pixel, channel = (1, height * width) if self._first else (channels, 1)
+        self._steps = (pixel, -channel, channel * (channels - 1)) if self._flip else (pixel, channel, 0)
 
     def place(self, slot: int, image: NDArray[np.float32]) -> None:
         """Put a base image (H, W, C) in [0, 1] into a slot."""
@@ -60,27 +65,50 @@ class HostCanvas:
 
     def score(self, slots: NDArray[np.int64], edits: Edits) -> Scores:
         """Scores of base `slots[i]` with the i-th edits, for all i."""
-        rows = self.rows
-        if len(edits) <= rows:
+        count = len(edits)
+        if count <= len(self._buffer):
             return self._score_part(slots, edits)
-        starts = range(0, len(edits), rows)
-        parts = [np.arange(start, min(start + rows, len(edits))) for start in starts]
-        return np.concatenate([self._score_part(slots[part], edits.take(part)) for part in parts])
+        calls = -(-count // self._rows)
+        bounds = [min(call * self._rows, count) if self._pad else call * count // calls for call in range(calls + 1)]
+        return np.concatenate(
+            [self._score_part(slots[start:stop], edits.part(start, stop)) for start, stop in pairwise(bounds)]
+        )
 
     def _score_part(self, slots: NDArray[np.int64], edits: Edits) -> Scores:
         count = len(edits)
-        dirty_rows, dirty_pixels = self._dirty
+        if fast():
+            self._redraw_compiled(slots, edits)
+        else:
+            self._redraw(slots, edits)
+        self._drawn = edits
+        scores = self._run(self._batch(self._rows if self._pad else count))
+        return scores[:count]
+
+    def _redraw(self, slots: NDArray[np.int64], edits: Edits) -> None:
+        """Undo the last edits, bring in another base image where it changes, and draw the new edits."""
+        dirty_rows, dirty_pixels = self._drawn.rows, self._drawn.pixels
         owners = self._slot_of_row[dirty_rows]
         live = owners >= 0
         self._draw(dirty_rows[live], dirty_pixels[live], self._pixels_of(owners[live], dirty_pixels[live]))
-        changed = np.flatnonzero(self._slot_of_row[:count] != slots)
+        changed = np.flatnonzero(self._slot_of_row[: len(edits)] != slots)
         self._buffer[changed] = self._bases[slots[changed]]
         self._slot_of_row[changed] = slots[changed]
-        rows = edits.rows
-        self._draw(rows, edits.pixels, self._model_values(edits.values))
-        self._dirty = (rows, edits.pixels)
-        scores = self._run(self._batch(self.rows if self._pad else count))
-        return scores[:count]
+        self._draw(edits.rows, edits.pixels, self._model_values(edits.values))
+
+    def _redraw_compiled(self, slots: NDArray[np.int64], edits: Edits) -> None:
+        drawing.redraw(
+            self._buffer.reshape(len(self._buffer), -1),
+            self._bases.reshape(len(self._bases), -1),
+            self._slot_of_row,
+            self._drawn.pixels,
+            self._drawn.offsets,
+            slots,
+            edits.pixels,
+            edits.offsets,
+            edits.values,
+            self._affine,
+            self._steps,
+        )
 
     def _batch(self, count: int) -> NDArray[np.float32]:
         height, width, channels = self._shape

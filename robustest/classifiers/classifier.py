@@ -26,6 +26,8 @@ class ClassifierInfo:
     fixed_batch: the only number of images a call takes, None for any. largest_batch: None if unbounded.
     steady: an image's scores are claimed not to depend, to the last bit, on the batch it is in; a probe checks that.
     padded_batch: images in every call where they do depend on it.
+    beside: it scores elsewhere than on the caller's core (other cores, a device, a server), so that the caller can
+        work meanwhile.
     """
 
     source: str
@@ -38,6 +40,7 @@ class ClassifierInfo:
     largest_batch: int | None = None
     steady: bool = False
     padded_batch: int = 32
+    beside: bool = True
 
     @property
     def output(self) -> Output:

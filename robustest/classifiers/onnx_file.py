@@ -77,6 +77,7 @@ class OnnxClassifier:
             guessed=guessed,
             fixed_batch=whole(shape[0]),
             steady=True,
+            beside=(threads or len(os.sched_getaffinity(0))) > 1,
         )
         if guessed:
             self._info = self._with_guessed_output()
@@ -98,7 +99,7 @@ class OnnxClassifier:
 
     def canvas(self, shape: tuple[int, int, int], *, slots: int, rows: int, pad: bool = False) -> Canvas:
         """A canvas whose buffer has the model's layout and values."""
-        return HostCanvas(self._run, self._spec, shape, slots=slots, rows=rows, pad=pad)
+        return HostCanvas(self._run, self._spec, shape, slots=slots, rows=rows, most=rows + rows // 2, pad=pad)
 
     def _with_guessed_output(self) -> ClassifierInfo:
         """Logits or probabilities, by scoring four images of noise."""

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
 from robustest.commands.audit_flags import AS_FOUND, ModelFlags
+
+if TYPE_CHECKING:
+    from robustest.classifiers.classifier import Classifier
 
 
 def bench(
@@ -17,8 +22,9 @@ def bench(
     /,
     *,
     queries: int = 1000,
-    number: Annotated[int, Parameter(name="--images")] = 32,
+    number: Annotated[int, Parameter(name="--images")] = 64,
     turns: int = 3,
+    workers: int | None = None,
     seed: int = 0,
     spec: ModelFlags = AS_FOUND,
     device: str | None = None,
@@ -31,34 +37,50 @@ def bench(
         model: ONNX file, module:callable, or the URL of a served model.
         images: folder or .npz file.
         queries: budget of each image.
-        number: how many images are attacked side by side.
+        number: how many images are attacked.
         turns: how often raw rate and audit are each measured.
+        workers: processes that share the images and the cores; if not given, one a core for an ONNX file, else one.
         seed: of every random stream.
         device: of a torch module, such as cuda:0.
-        threads: of an ONNX model's own arithmetic; all cores if not given.
+        threads: of an ONNX model's own arithmetic where there is one process; all cores if not given.
         json_file: where to write the figures as JSON.
     """
     from robustest.bench import measure
+    from robustest.classifiers.onnx_file import OnnxClassifier
     from robustest.errors import InvalidSetting
     from robustest.images import load_images
     from robustest.settings import AttackSettings
 
-    if turns < 1 or number < 1:
-        raise InvalidSetting(f"--turns and --images must be >= 1; got {turns} and {number}.")
+    if turns < 1 or number < 1 or (workers is not None and workers < 1):
+        raise InvalidSetting(f"--turns, --images and --workers must be >= 1; got {turns}, {number} and {workers}.")
     settings = AttackSettings(queries=queries, seed=seed)
     classifier = spec.load(model, device=device, threads=threads)
+    if workers is None:
+        workers = len(os.sched_getaffinity(0)) if isinstance(classifier, OnnxClassifier) and threads is None else 1
     chosen = load_images(images)
-    speed = measure(classifier, chosen.take(range(min(number, len(chosen)))), settings, turns=turns)
+    chosen = chosen.take(range(min(number, len(chosen))))
+    opener = functools.partial(_opened, spec, model, device)
+    speed = measure(classifier, chosen, settings, turns=turns, workers=min(workers, len(chosen)), opener=opener)
     print(
-        f"{speed.model}: {speed.images} images, {speed.queries} queries in {speed.seconds:.1f} s, batch {speed.batch}"
+        f"{speed.model}: {speed.images} images, {speed.queries} queries in {speed.seconds:.1f} s, "
+        f"processes {speed.workers}, batch {speed.batch}, inner loops {'compiled' if speed.compiled else 'in numpy'}"
     )
     print(f"  raw model      {speed.raw_per_second:12.1f} images/s")
+    if speed.workers > 1:
+        print(f"    one process  {speed.raw_one_process_per_second:12.1f}")
+        print(f"    {speed.workers} processes  {speed.raw_workers_per_second:12.1f}")
     print(f"  audit          {speed.audit_per_second:12.1f} queries/s")
-    print(f"  ratio          {speed.ratio:12.3f}")
+    print(
+        f"  ratio          {speed.ratio:12.3f}  ({min(speed.ratios):.3f} to {max(speed.ratios):.3f} in {turns} turns)"
+    )
     print(f"  peak memory    {speed.peak_memory_bytes / 2**20:12.0f} MiB")
-    print("  share of the audit's time (scoring runs beside the rest):")
+    print("  share of the processes' time (scoring may run beside the rest):")
     for name, share in speed.shares.items():
         print(f"    {name:12} {share:12.1%}")
     if json_file is not None:
         json_file.write_text(json.dumps(speed.as_json(), indent=2) + "\n")
     return 0
+
+
+def _opened(spec: ModelFlags, model: str, device: str | None, threads: int) -> Classifier:
+    return spec.load(model, device=device, threads=threads)

@@ -7,12 +7,15 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
+from robustest import compiled
 from robustest.classifiers.canvas import HostCanvas
 from robustest.classifiers.spec import InputSpec
 from robustest.classifiers.torch_module import TorchClassifier
 from robustest.results import Edits
 
+needs_numba = pytest.mark.skipif(not compiled.installed(), reason="numba (extra `fast`) is not installed")
 SPECS = [
     None,
     InputSpec("NHWC", "RGB", 1.0, (3.0,), (2.0,)),
@@ -28,11 +31,19 @@ def some_edits(rng: np.random.Generator, count: int, pixels: int, channels: int)
     return Edits.of(states, channels)
 
 
+@pytest.mark.parametrize("fast", [False, pytest.param(True, marks=needs_numba)])
 @given(seed=st.integers(0, 10_000), which=st.integers(0, 2), rows=st.integers(1, 7), pad=st.booleans())
-def test_every_call_scores_exactly_the_edited_images(seed: int, which: int, rows: int, pad: bool) -> None:
+def test_every_call_scores_exactly_the_edited_images(fast: bool, seed: int, which: int, rows: int, pad: bool) -> None:
+    before = compiled.use(fast)
     rng = np.random.default_rng(seed)
     spec, shape = SPECS[which], (3, 4, 3)
-    canvas = HostCanvas(lambda batch: batch.reshape(len(batch), -1).copy(), spec, shape, slots=3, rows=rows, pad=pad)
+    calls: list[int] = []
+
+    def run(batch: NDArray[np.float32]) -> NDArray[np.float32]:
+        calls.append(len(batch))
+        return batch.reshape(len(batch), -1).copy()
+
+    canvas = HostCanvas(run, spec, shape, slots=3, rows=rows, most=rows + rows // 2, pad=pad)
     bases = rng.random((3, *shape), dtype=np.float32)
     for slot in range(3):
         canvas.place(slot, bases[slot])
@@ -45,6 +56,9 @@ def test_every_call_scores_exactly_the_edited_images(seed: int, which: int, rows
         if step == 1:
             bases[1] = rng.random(shape, dtype=np.float32)
             canvas.place(1, bases[1])
+    assert max(calls) <= (rows if pad else rows + rows // 2)
+    assert not pad or set(calls) == {rows}
+    compiled.use(before)
 
 
 @pytest.mark.parametrize("spec", SPECS[1:])

@@ -1,0 +1,108 @@
+"""Compiled inner loops: where they are had, and when they are worth their loading.
+
+An inner loop that matters exists twice: in numpy, which says what it does and runs anywhere, and compiled by numba (extra
+`fast`), which gives the same bits sooner. Importing numba and reading compiled code from its cache takes about half a
+second, compiling it the first time on a machine many seconds. So a process begins with numpy and changes over when it has
+scored so many images that a run of the same length again would pay for it; since both give the same bits, a result does
+not depend on when that is.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+_WORTH_LOADING = 20_000  # queries scored in this process that make it worth to read compiled code
+_WORTH_COMPILING = 500_000  # and to compile it, where no process did before
+_OPTIONS: dict[str, Any] = {
+    "nogil": True,
+    "error_model": "numpy",
+}  # other threads run meanwhile; no fast-math: the bits are numpy's
+
+
+class _Gate:
+    """Whether compiled code is used in this process.
+
+    asked: queries scored so far. threshold: how many of them open the gate, None for never. open: it is.
+    """
+
+    def __init__(self) -> None:
+        self.asked = 0
+        self.threshold: int | None = _WORTH_LOADING
+        self.open = False
+
+
+_gate = _Gate()
+_loops: list[Callable[..., Any]] = []  # all that were marked, not yet handed to numba
+_kernels: list[Any] = []  # numba's
+
+
+def compiled(function: Function) -> Function:
+    """Mark an inner loop at the top of a module, to be called by that name: once `fast()`, it is numba's."""
+    _loops.append(function)
+    return function
+
+
+def fast() -> bool:
+    """True if compiled inner loops are to be used now."""
+    return _gate.open
+
+
+def worked(queries: int) -> None:
+    """Count queries scored in this process; opens the gate when they are enough."""
+    _gate.asked += queries
+    if _gate.open or _gate.threshold is None or _gate.asked < _gate.threshold:
+        return
+    if not installed():
+        _gate.threshold = None
+        return
+    _bind()
+    if _gate.threshold < _WORTH_COMPILING and not _cached():
+        _gate.threshold = _WORTH_COMPILING
+    else:
+        _gate.open = True
+
+
+def use(wanted: bool) -> bool:
+    """Open or close the gate by hand, for good; returns whether it was open.
+
+    Opening does nothing where numba is not installed.
+    """
+    before = _gate.open
+    _gate.threshold = None
+    _gate.open = wanted and installed()
+    if _gate.open:
+        _bind()
+    return before
+
+
+def installed() -> bool:
+    """True if numba can be imported."""
+    return importlib.util.find_spec("numba") is not None
+
+
+def _bind() -> None:
+    """Put numba's functions in the place of those that were marked; each is compiled, or read from cache, at its first call."""
+    if not _loops:
+        return
+    import numba
+
+    for function in _loops:
+        try:
+            kernel = numba.njit(cache=True, **_OPTIONS)(function)
+        except RuntimeError:  # no folder that a cache could be written to: every process compiles for itself
+            kernel = numba.njit(**_OPTIONS)(function)
+        setattr(sys.modules[function.__module__], function.__name__, kernel)
+        _kernels.append(kernel)
+    _loops.clear()
+
+
+def _cached() -> bool:
+    """True if all inner loops were compiled before on this machine, and their code is kept."""
+    folders = [(kernel.__name__, kernel.stats.cache_path) for kernel in _kernels]
+    return all(folder and any(Path(folder).glob(f"*.{name}-*.nbc")) for name, folder in folders)

@@ -1,0 +1,57 @@
+"""The benchmark: its figures fit together, whoever does the work."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import robustest
+from robustest.bench import measure
+from robustest.classifiers import load_classifier
+from robustest.errors import NothingToTest
+from robustest.images import ImageSet, load_images
+from robustest.settings import AttackSettings
+
+DEMO = Path(robustest.__file__).parent / "demo"
+
+
+def opened(path: Path, threads: int) -> object:
+    return load_classifier(path, threads=threads)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_queries_rates_and_shares_fit_together(workers: int) -> None:
+    images = load_images(DEMO / "images.npz").take(range(4))
+    path = DEMO / "models" / "plain.onnx"
+    speed = measure(
+        load_classifier(path),
+        images,
+        AttackSettings(queries=40),
+        turns=2,
+        workers=workers,
+        opener=functools.partial(opened, path),  # type: ignore[arg-type]
+    )
+    assert speed.workers == workers
+    assert speed.queries <= 2 * 4 * 40
+    assert len(speed.ratios) == 2
+    assert speed.ratio == pytest.approx(np.median(speed.ratios))
+    assert speed.audit_per_second > 0
+    assert speed.raw_per_second >= speed.raw_one_process_per_second
+    assert speed.peak_memory_bytes > 10 << 20
+    assert set(speed.shares) == {"model", "render", "tree", "merge", "wait"}
+    assert all(share >= 0 for share in speed.shares.values())
+    assert {"raw_per_second", "audit_per_second", "ratio", "peak_memory_bytes", "shares"} <= set(speed.as_json())
+
+
+def test_a_classifier_that_is_always_wrong_is_nothing_to_measure() -> None:
+    images = ImageSet(
+        images=np.arange(32, dtype=np.uint8).reshape(2, 4, 4, 1), labels=np.zeros(2, int), names=("a", "b")
+    )
+    wrong = load_classifier(
+        lambda batch: np.stack([batch.sum(axis=(1, 2, 3)) - 1e3, batch.max(axis=(1, 2, 3))], axis=1)
+    )
+    with pytest.raises(NothingToTest):
+        measure(wrong, images, AttackSettings(queries=5), turns=1)
