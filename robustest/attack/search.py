@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from robustest.attack.search_beliefs import Beliefs
-from robustest.attack.search_blocks import spreads, thin
+from robustest.attack.search_blocks import floods, settle, spreads, thin
 from robustest.attack.search_moves import Ahead, climbing_moves, swapping_moves
 from robustest.attack.search_palette import Palette
 from robustest.attack.search_states import Batch, Ints, State
@@ -48,7 +48,7 @@ class Tuning:
     prefix: largest set that is tried before one is built with care. tallest: largest set that is built with care.
     patience: questions without progress before effects are measured anew. despair: before another state is built.
     thin: edits of a large image's best state above which it is changed by parts, not one by one.
-    trust: edits built one by one before their progress is judged. hope: times the queries left that it may seem to need.
+    trust: questions of building before its progress is judged.
     warmth: how much worse a swap may be accepted, in units of the beliefs' scale.
     """
 
@@ -65,7 +65,6 @@ class Tuning:
     warmth: float = 0.1
     thin: int = 24
     trust: int = 6
-    hope: float = 2.0
 
 
 def game_search(task: Task, rng: np.random.Generator, tuning: Tuning | None = None) -> Search:
@@ -111,6 +110,7 @@ class _Play:
         self.alone = np.zeros(self.beliefs.mean.shape, bool)  # edits whose effect on the clean image is known
         self.best: State | None = None
         self.restarts = 0
+        self.dots = self.built = State.empty()
         self.singles_left = True  # until every single edit was tried
 
     def run(self) -> Playing:
@@ -118,11 +118,13 @@ class _Play:
         if not self.beliefs.allowed.any():
             return
         if self.large and self.left > 0:
-            yield from self.ask(Batch.of(spreads(self.beliefs, self.rng)))
+            yield from self._spread()
         yield from self._screen()
         yield from self._leap()
         if not self.label_only and (self.best is None or len(self.best) > self.tuning.direct):
             yield from self._climb()
+        if self.large and self._far():
+            yield from settle(self, self.dots, self.built, until=self.left / 4)
         yield from self._force()
         if self.large:
             yield from thin(self, least=self.tuning.thin)
@@ -164,10 +166,25 @@ class _Play:
         """True while nothing, or nothing but large sets of edits, is known to flip."""
         return self.best is None or len(self.best) > self.tuning.tallest
 
-    def _hopeless(self, margin: float, spent: int) -> bool:
-        """True where a large image's margin falls so slowly that the queries will not do, by far, to build a small set."""
-        needed = spent * margin / max(self.clean - margin, 1e-9)
-        return self.large and self._far() and needed > self.tuning.hope * self.left
+    def _spread(self) -> Playing:
+        """Change many pixels to one colour, remember the most telling of the small ones, and find some flip at once."""
+        states = spreads(self.beliefs, self.rng)
+        if not states:
+            return
+        margins = yield from self.ask(Batch.of(states))
+        few = [place for place, state in enumerate(states) if len(state) <= 2 * min(map(len, states))]
+        self.dots = states[few[int(margins[few].argmin())]]
+        if self.best is None and self.left > 0:
+            strongest = states[int(margins.argmin())]
+            yield from self.ask(Batch.of(floods(strongest, self.beliefs, self.rng)))
+
+    def _hopeless(self, size: int, margin: float, spent: int) -> bool:
+        """True where a large image's margin falls so slowly that no small set will come of building it edit by edit."""
+        times = self.clean / max(self.clean - margin, 1e-9)  # how much higher it must be built
+        # Where the few hundred best edits flip together, the best of them will do more than they did so far.
+        hope = 2 if self.best is not None and len(self.best) <= self.tuning.prefix else 1
+        high, long = times * size > hope * self.tuning.tallest, (times - 1) * spent > hope * self.left
+        return self.large and self._far() and (high or long)
 
     def _screen(self) -> Playing:
         """Try single edits where the drawn upper bound is highest."""
@@ -205,7 +222,8 @@ class _Play:
         state, margin, stalled, rounds = State.empty(), self.clean, 0, 0
         tallest = min(tuning.tallest, len(beliefs.cell_of_pixel) // 2)
         while self.left > 0 and len(state) + 1 < min(tallest, tallest if self.best is None else len(self.best)):
-            if rounds >= tuning.trust and self._hopeless(margin, rounds * tuning.batch):
+            if rounds >= tuning.trust and self._hopeless(len(state), margin, rounds * tuning.batch):
+                self.built = state
                 return
             rounds += 1
             moves = climbing_moves(state, beliefs, optimism=tuning.optimism, count=tuning.batch, rng=self.rng)

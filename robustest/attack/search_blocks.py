@@ -20,11 +20,12 @@ from robustest.attack.search_beliefs import Beliefs
 from robustest.attack.search_states import Batch, Ints, State
 from robustest.results import Edits, Margins
 
-_SHARES = (1 / 64, 1 / 16)  # of the image's pixels that a first spread changes
+_SHARES = (1 / 256, 1 / 16)  # of the image's pixels that a first spread changes
 _MOST_COLOURS = 8
 _PARTS = 16
-_ANYWHERE = 0.2  # share of new edits that are put anywhere in the image
-_TURNS = 6
+_ANYWHERE = 0.3  # share of new edits that are put anywhere in the image
+_RECOLOURED = 0.2  # share of new edits that are given any colour
+_TURNS, _MANY_TURNS = 6, 60  # rounds of exchange: at fewer edits than the best, and to find a first flip
 _DESPAIR = 4
 
 Asking = Generator[Edits, Margins, Margins]
@@ -42,6 +43,19 @@ def spreads(beliefs: Beliefs, rng: np.random.Generator) -> list[State]:
         whole = State(cells, np.full(len(cells), colour))
         states += [whole.keep(np.arange(int(len(cells) * share / _SHARES[-1]))) for share in _SHARES]
     return [state for state in states if len(state) > 1]
+
+
+def floods(state: State, beliefs: Beliefs, rng: np.random.Generator) -> list[State]:
+    """A spread of one colour grown to an eighth, a quarter, half and all of the image, in its own colour and in a mixture."""
+    colour = int(state.colours[0])
+    cells = rng.permutation(beliefs.cell_of_pixel)
+    states = []
+    for mixed in (False, True):
+        colours = rng.integers(beliefs.colours, size=len(cells)) if mixed else np.full(len(cells), colour)
+        allowed = beliefs.allowed[colours, cells]
+        whole = State(cells[allowed], colours[allowed])
+        states += [whole.keep(np.arange(len(whole) // part)) for part in (8, 4, 2, 1) if len(whole) >= part]
+    return states
 
 
 def parts_of(state: State, count: int, *, across: int, rng: np.random.Generator) -> list[Ints]:
@@ -82,7 +96,9 @@ def replacement(
     columns = np.clip(columns + rng.integers(-reach, reach + 1, len(part)), 0, width - 1)
     anywhere = rng.random(len(part)) < _ANYWHERE
     pixels = np.where(anywhere, rng.integers(width * height, size=len(part)), rows * width + columns)
-    cells, colours = beliefs.cell_of_pixel[pixels], state.colours[models]
+    cells = beliefs.cell_of_pixel[pixels]
+    other = rng.random(len(part)) < _RECOLOURED
+    colours = np.where(other, rng.integers(beliefs.colours, size=len(part)), state.colours[models])
     _, first = np.unique(cells, return_index=True)
     good = first[beliefs.allowed[colours[first], cells[first]] & ~np.isin(cells[first], state.cells)]
     return State(cells[good], colours[good])
@@ -120,18 +136,33 @@ def thin(player: Player, *, least: int) -> Playing:
         gone = parts[order[0]] if despair else np.concatenate([parts[place] for place in order[:2]])
         margin = float(margins[order[0]] if despair else joint[0])
         kept = np.setdiff1d(np.arange(len(state)), gone)
-        yield from _exchange(player, state.keep(kept), margin, weight[kept])
+        yield from _exchange(player, state.keep(kept), margin, weight[kept], turns=_TURNS)
         despair = despair + 1 if player.best is state else 0
 
 
-def _exchange(player: Player, current: State, margin: float, weight: NDArray[np.float64]) -> Playing:
+def settle(player: Player, dots: State, built: State, *, until: float) -> Playing:
+    """Exchange parts of a spread, and of what was built with care, until they flip or no more than `until` queries are left.
+
+    Args:
+        dots: a spread. built: edits to begin with beside it; may be none.
+    """
+    start = dots.keep(~np.isin(dots.cells, built.cells)).plus(built)
+    best = player.best
+    margins = yield from player.ask(Batch.of([start]))
+    if player.best is best:
+        yield from _exchange(player, start, float(margins[0]), np.ones(len(start)), turns=_MANY_TURNS, until=until)
+
+
+def _exchange(
+    player: Player, current: State, margin: float, weight: NDArray[np.float64], *, turns: int, until: float = 0
+) -> Playing:
     """Exchange parts of a state that does not flip, all that lower the margin at once, until it does."""
     beliefs, rng = player.beliefs, player.rng
     best = player.best
-    for turn in range(_TURNS):
-        if player.left <= 0:
+    for turn in range(turns):
+        if player.left <= until:
             return
-        reach = max(2, min(beliefs.shape) // (8 << turn))
+        reach = max(2, min(beliefs.shape) // (8 << min(turn // 2, 4)))
         parts = parts_of(current, min(_PARTS, len(current) // 2), across=beliefs.across, rng=rng)
         news = [replacement(current, part, weight, beliefs, reach=reach, rng=rng) for part in parts]
         tried = [_less(current, part).plus(new) for part, new in zip(parts, news, strict=True)]

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from robustest.attack.find import find_adversarials
 from robustest.attack.search_beliefs import Beliefs
-from robustest.attack.search_blocks import parts_of, replacement, spreads
+from robustest.attack.search_blocks import floods, parts_of, replacement, spreads
 from robustest.attack.search_palette import Palette
 from robustest.attack.search_states import State
 from robustest.settings import AttackSettings
@@ -40,6 +40,15 @@ def test_a_spread_has_one_colour_and_changes_each_of_its_pixels() -> None:
         assert len(state) <= 64 * 64 / 16
 
 
+def test_floods_grow_to_the_whole_image() -> None:
+    beliefs = beliefs_of(np.full((20, 20, 1), 0.5))
+    start = State(beliefs.cell_of_pixel[:4], np.ones(4, np.int64))
+    states = floods(start, beliefs, np.random.default_rng(0))
+    assert [len(state) for state in states] == [50, 100, 200, 400] * 2
+    assert all((state.colours == 1).all() for state in states[:4])
+    assert 150 < states[-1].colours.sum() < 250
+
+
 @given(count=st.integers(1, 20), size=st.integers(2, 60), seed=st.integers(0, 99))
 def test_parts_are_disjoint_cover_the_state_and_are_of_like_size(count: int, size: int, seed: int) -> None:
     beliefs = beliefs_of(np.full((10, 10, 1), 0.5))
@@ -65,17 +74,29 @@ def test_parts_are_pieces_of_the_image() -> None:
 
 
 @given(seed=st.integers(0, 99), size=st.integers(4, 40))
-def test_a_replacement_is_of_new_pixels_near_those_that_matter(seed: int, size: int) -> None:
+def test_a_replacement_is_of_pixels_that_the_state_does_not_hold(seed: int, size: int) -> None:
     beliefs = beliefs_of(np.full((40, 40, 1), 0.5))
     state = some_state(beliefs, size, seed)
-    part = np.arange(size // 2)
-    weight = np.zeros(size)
-    weight[-1] = 1.0
-    new = replacement(state, part, weight, beliefs, reach=2, rng=np.random.default_rng(seed))
-    assert len(new) <= len(part)
+    new = replacement(state, np.arange(size // 2), np.ones(size), beliefs, reach=2, rng=np.random.default_rng(seed))
+    assert len(new) <= size // 2
     assert not np.isin(new.cells, state.cells).any()
     assert len(set(new.cells.tolist())) == len(new)
-    assert set(new.colours.tolist()) <= {int(state.colours[-1])}
+    assert beliefs.allowed[new.colours, new.cells].all()
+
+
+def test_a_replacement_is_most_often_next_to_the_edit_that_matters_and_of_its_colour() -> None:
+    """70 % near and 30 % anywhere; in the same colour 80 % and an eighth of the rest: 400 draws of one each."""
+    beliefs = beliefs_of(np.full((40, 40, 3), 0.5))
+    state = State(beliefs.cell_of_pixel[[5 * 40 + 5, 30 * 40 + 30]], np.array([3, 6]))
+    rng = np.random.default_rng(0)
+    near, same = 0, 0
+    for _ in range(400):
+        new = replacement(state, np.array([0]), np.array([5.0, 1.0]), beliefs, reach=2, rng=rng)
+        for pixel, colour in zip(beliefs.pixel_of_cell[new.cells].tolist(), new.colours.tolist(), strict=True):
+            near += abs(pixel // 40 - 30) <= 2 and abs(pixel % 40 - 30) <= 2
+            same += colour == 6
+    assert 0.6 * 400 < near < 0.8 * 400
+    assert 0.75 * 400 < same < 0.9 * 400
 
 
 @pytest.mark.parametrize("seed", [0, 1])
