@@ -23,7 +23,7 @@ from robustest.attack.scorer import Scorer, scorer_of
 from robustest.attack.shrink import shrink
 from robustest.attack.task import Search, Strategy, Task
 from robustest.classifiers.batching import Batch
-from robustest.classifiers.classifier import Classifier, check_output, classes_of, margins_of
+from robustest.classifiers.classifier import Classifier, check_output, classes_of, comparable, margins_of
 from robustest.compiled import worked
 from robustest.randomness import stream
 from robustest.results import AttackResult, Edits, Margins, Scores, Verdict
@@ -293,6 +293,7 @@ def _answer(
     labels = np.repeat(np.array([game.task.label for game in asked.games]), counts)
     aims = np.array([-1 if game.task.target is None else game.task.target for game in asked.games])
     margins = margins_of(scores, labels, np.repeat(aims, counts), output) if len(scores) else np.zeros(0)
+    heard = None if output == "label" or not len(scores) else comparable(scores, output)
     starting = [game for game in asked.games if game.search is None]
     if starting:
         rows = np.cumsum([0, *counts])[:-1][[game.search is None for game in asked.games]]
@@ -305,6 +306,9 @@ def _answer(
     else:
         known[asked.places] = margins
         sent_keys = sent_keys[asked.places]
+        if heard is not None:
+            sent, heard = heard, np.full((len(known), heard.shape[1]), np.nan)
+            heard[asked.places] = sent
     before = sum(game.seconds for game in asked.games)
     going: list[_Game] = []
     finished: list[_Game] = []
@@ -314,6 +318,7 @@ def _answer(
         game.record.learn(asked.sent, start, sent_keys[start:stop], margins[start:stop])
         start = stop
         own = slice(asked.bounds[number], asked.bounds[number + 1])
+        game.task.notes.scores = None if heard is None else heard[own]
         # A state beyond the budget ends the game, unless it was asked twice and so is known by now.
         answered = number not in asked.cut or not game.record.memory.find(asked.keys[own], known[own])
         goes_on = False

@@ -19,20 +19,22 @@ import numpy as np
 
 from robustest.attack.search_beliefs import Beliefs
 from robustest.attack.search_blocks import floods, settle, spreads, thin
+from robustest.attack.search_guide import LARGE, regions_of
 from robustest.attack.search_moves import Ahead, climbing_moves, swapping_moves
 from robustest.attack.search_palette import Palette
-from robustest.attack.search_states import Batch, Ints, State
+from robustest.attack.search_rivals import Rivals
+from robustest.attack.search_states import Batch, Ints, State, prefixes
 from robustest.attack.task import Search, Task
 from robustest.results import Edits, Margins, SaliencyChange
-from robustest.saliency.features import Features, detect_features
+from robustest.saliency.features import detect_features
 from robustest.saliency.mixture import mixture
-from robustest.saliency.regions import feature_regions, grid_regions, one_region
 
 Asking = Generator[Edits, Margins, Margins]
 Playing = Generator[Edits, Margins, None]
+Growing = Generator[Edits, Margins, tuple[State, float] | None]
 
-_SIZES = tuple(size << power for power in range(15) for size in (2, 3))  # 2, 3, 4, 6, 8, 12, ...
-_LARGE = 64  # pixels along the shorter side, above which effects reach further and SIFT is trusted
+_FIRST_STAGE = 200
+_NEAREST = -1  # no rival in particular: whichever is nearest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +51,7 @@ class Tuning:
     patience: questions without progress before effects are measured anew. despair: before another state is built.
     thin: edits of a large image's best state above which it is changed by parts, not one by one.
     trust: questions of building before its progress is judged.
+    aims: classes that the search turns to, one after the other.
     warmth: how much worse a swap may be accepted, in units of the beliefs' scale.
     """
 
@@ -61,7 +64,8 @@ class Tuning:
     prefix: int = 256
     tallest: int = 64
     patience: int = 12
-    despair: int = 30
+    despair: int = 12
+    aims: int = 4
     warmth: float = 0.1
     thin: int = 24
     trust: int = 6
@@ -74,20 +78,6 @@ def game_search(task: Task, rng: np.random.Generator, tuning: Tuning | None = No
     yield from play.run()
 
 
-def regions_of(task: Task, features: Features | None) -> Ints:
-    """(H*W,) player I's moves for one image, by the guide that was asked for; `features` where that is SIFT.
-
-    In a small image a feature's region is hardly larger than what a pixel's neighbours tell of it anyway, and borrowing
-    from it was measured to cost pixels (28x28): there SIFT is not trusted, and the whole image is one region.
-    """
-    height, width, _ = task.image.shape
-    if features is not None and min(height, width) <= _LARGE:
-        return one_region(height, width)
-    if features is not None:
-        return feature_regions(features, height, width)
-    return grid_regions(height, width) if task.settings.guide == "grid" else one_region(height, width)
-
-
 class _Play:
     """One image's search: what it believes, the best it found, and how many queries are left."""
 
@@ -97,7 +87,7 @@ class _Play:
         height, width, _ = task.image.shape
         self.shape = (height, width)
         self.features = detect_features(task.image) if task.settings.guide == "sift" else None
-        far = min(height, width) > _LARGE
+        far = min(height, width) > LARGE
         self.beliefs = Beliefs(
             self.palette, self.shape, regions_of(task, self.features), rng=rng, reach=4.0 if far else 2.0, far=far
         )
@@ -109,8 +99,13 @@ class _Play:
         self.asked: set[int] = set()
         self.alone = np.zeros(self.beliefs.mean.shape, bool)  # edits whose effect on the clean image is known
         self.best: State | None = None
-        self.restarts = 0
         self.dots = self.built = State.empty()
+        self.until = 0  # queries left at which the stage is over
+        self.notes = task.notes
+        heard = task.notes.scores
+        self.rivals = Rivals(heard[0], task.label) if heard is not None and task.target is None else None
+        self.aim = _NEAREST  # place among the rivals of the class that is aimed at
+        self.views = {_NEAREST: self.beliefs}  # of each rival aimed at so far: what lowers the margin to it
         self.singles_left = True  # until every single edit was tried
 
     def run(self) -> Playing:
@@ -119,9 +114,19 @@ class _Play:
             return
         if self.large and self.left > 0:
             yield from self._spread()
-        yield from self._screen()
+        for spent in [self.queries] if self.large else _stages(self.queries):
+            self.until = self.queries - spent
+            yield from self._stage(spent)
+            if self.best is not None and len(self.best) == 1:
+                return
+
+    def _stage(self, spent: int) -> Playing:
+        """Learn of single edits, find a state that flips, and make it smaller until that many queries are spent."""
+        early = self.until > 0 and spent <= _FIRST_STAGE  # what is found so early need not be small yet
+        self._aim_at(_NEAREST)
+        yield from self._screen(spent)
         yield from self._leap()
-        if not self.label_only and (self.best is None or len(self.best) > self.tuning.direct):
+        if not early and not self.label_only and (self.best is None or len(self.best) > self.tuning.direct):
             yield from self._climb()
         if self.large and self._far():
             yield from settle(self, self.dots, self.built, until=self.left / 4)
@@ -129,13 +134,8 @@ class _Play:
         if self.large:
             yield from thin(self, least=self.tuning.thin)
         yield from self._shrink()
-        while self.best is not None and len(self.best) > 1 and self.left > 0:
-            if len(self.best) == 2:  # one edit fewer is a single edit: what screening is for
-                yield from self._singles(0)
-                if not self.singles_left:
-                    return
-            else:
-                yield from self._undercut(self.best)
+        if not early:
+            yield from self._undercut()
 
     def saliency(self) -> SaliencyChange:
         """The distribution that the guide gives, and the same reweighted by what each pixel turned out to promise."""
@@ -150,7 +150,8 @@ class _Play:
         pixels = self.beliefs.pixel_of_cell[batch.cells]
         margins = yield Edits(pixels, self.palette.colours[batch.colours, pixels], batch.offsets)
         known = len(self.asked)
-        self.asked.update(np.add.reduceat(self.keys[batch.colours, batch.cells], batch.offsets[:-1]).tolist())
+        keys = self._keys_of(batch)
+        self.asked.update(keys)
         self.left -= max(len(self.asked) - known, -(-len(batch) // 4))  # a search that turns in a circle ends too
         sizes = np.diff(batch.offsets)
         single = batch.offsets[:-1][sizes == 1]
@@ -160,7 +161,34 @@ class _Play:
             sizes = sizes[flips]
             if self.best is None or sizes.min() < len(self.best):
                 self.best = batch[int(flips[sizes.argmin()])]
+        if self.rivals is not None:
+            self.rows = self.rivals.margins(self.notes.scores, keys, margins)
         return margins
+
+    def _weigh(self, batch: Batch) -> Asking:
+        """As `ask`, but the margins are those to the rival aimed at; still < 0 where an image flips to any class."""
+        margins = yield from self.ask(batch)
+        return margins if self.aim == _NEAREST else np.where(margins < 0, margins, self.rows[:, self.aim])
+
+    def _keys_of(self, batch: Batch) -> list[int]:
+        keys: list[int] = np.add.reduceat(self.keys[batch.colours, batch.cells], batch.offsets[:-1]).tolist()
+        return keys
+
+    def _unasked(self, batch: Batch) -> Ints:
+        """Which states of a batch were never asked about, each once."""
+        first = {key: place for place, key in reversed(list(enumerate(self._keys_of(batch)))) if key not in self.asked}
+        return np.array(sorted(first.values()), np.int64)
+
+    def _aim_at(self, aim: int) -> None:
+        """Turn to another rival, with all that single edits told of it."""
+        self.aim = aim
+        if aim not in self.views:
+            assert self.rivals is not None
+            view = self.views[aim] = self.views[_NEAREST].anew()
+            for cells, colours, drops in self.rivals.singles:
+                view.learn(cells, colours, drops[:, aim], noise=self.tuning.surprise)
+                view.borrow()
+        self.beliefs = self.views[aim]
 
     def _far(self) -> bool:
         """True while nothing, or nothing but large sets of edits, is known to flip."""
@@ -186,11 +214,12 @@ class _Play:
         high, long = times * size > hope * self.tuning.tallest, (times - 1) * spent > hope * self.left
         return self.large and self._far() and (high or long)
 
-    def _screen(self) -> Playing:
-        """Try single edits where the drawn upper bound is highest."""
+    def _screen(self, spent: int) -> Playing:
+        """Try single edits where the drawn upper bound is highest: in all a share of what this stage's end will have spent."""
         tuning = self.tuning
         share = tuning.screening / 10 if self.label_only else tuning.screening
-        yield from self._singles(self.queries * (1 - share))
+        tried = int(self.alone.sum())
+        yield from self._singles(max(self.left - (share * spent - tried), self.until))
 
     def _singles(self, stop: float) -> Playing:
         """Go on with single edits until no more than `stop` queries are left, or the best is another, and small."""
@@ -206,55 +235,65 @@ class _Play:
             beliefs.learn(cells, colours, drops, noise=tuning.surprise)
             beliefs.tune(cells, colours, drops)
             beliefs.borrow()
+            if self.rivals is not None:
+                self.rivals.hear(cells, colours, self.rows)
 
     def _leap(self) -> Playing:
         """Try ever larger sets of the edits believed best, once."""
-        if self._far() and self.left > 0:
-            order = State(*self.beliefs.top(self.beliefs.mean.copy(), self.tuning.prefix))
-            yield from self.ask(Batch.of(_prefixes(order)))
+        most = self.tuning.prefix if self._far() or self.best is None else len(self.best) - 1
+        if most > 1 and self.left > self.until:
+            order = State(*self.beliefs.top(self.beliefs.mean.copy(), most))
+            yield from self.ask(Batch.of(prefixes(order)))
 
-    def _climb(self) -> Playing:
+    def _climb(self) -> Growing:
         """Build a state edit by edit, each chosen by what it brings to those before it, until a leap ahead of it flips.
 
         Goes on until what it builds is no smaller than the best.
+
+        Returns:
+            What it built and its margin, where that has one edit fewer than the best; else None.
         """
         beliefs, tuning = self.beliefs, self.tuning
-        state, margin, stalled, rounds = State.empty(), self.clean, 0, 0
+        state, stalled, rounds = State.empty(), 0, 0
+        margin = self.clean if self.rivals is None or self.aim == _NEAREST else float(self.rivals.clean[self.aim])
         tallest = min(tuning.tallest, len(beliefs.cell_of_pixel) // 2)
-        while self.left > 0 and len(state) + 1 < min(tallest, tallest if self.best is None else len(self.best)):
+        while self.left > self.until and len(state) + 1 < min(
+            tallest, tallest if self.best is None else len(self.best)
+        ):
             if rounds >= tuning.trust and self._hopeless(len(state), margin, rounds * tuning.batch):
                 self.built = state
-                return
+                return None
             rounds += 1
             moves = climbing_moves(state, beliefs, optimism=tuning.optimism, count=tuning.batch, rng=self.rng)
             if moves is None:
-                return
+                return None
             batch, added, sizes = moves
-            margins = yield from self.ask(batch)
+            margins = yield from self._weigh(batch)
             singles = len(added)
             beliefs.learn(added.cells, added.colours, margin - margins[:singles], noise=tuning.context)
             # Several edits at once are worth it where they bring more than their number's share.
             worth = (margin - margins) / sizes**0.7
             place = int(worth[sizes <= 4].argmax())
             if margins[place] < 0:
-                return
+                return None
             stalled = 0 if margins[place] < margin else stalled + 1
             if margins[place] <= margin or stalled % 3 == 0:
                 state, margin = batch[place], float(margins[place])
+        return (state, margin) if self.best is not None and len(state) == len(self.best) - 1 else None
 
     def _force(self) -> Playing:
         """While nothing flips: try large sets of edits drawn ever more freely, and keep what lowered the margin most."""
         beliefs = self.beliefs
         most = max(len(beliefs.cell_of_pixel) // 3, 1)
         kept, lowest, freedom = State.empty(), np.inf, 0.3
-        while self.best is None and self.left > 0:
+        while self.best is None and self.left > self.until:
             noise = self.rng.standard_normal(beliefs.mean.shape, dtype=np.float32)
             scores = beliefs.mean + np.float32(freedom * beliefs.scale) * beliefs.deviation * noise
             order = State(*beliefs.top(scores, most))
             if len(kept):
                 kept = kept.keep(self.rng.permutation(len(kept))[len(kept) // 8 :])
                 order = kept.plus(order.keep(~np.isin(order.cells, kept.cells)))
-            tried = _prefixes(order)
+            tried = prefixes(order)
             margins = yield from self.ask(Batch.of(tried))
             index = int(margins.argmin())
             if margins[index] <= lowest:
@@ -264,13 +303,13 @@ class _Play:
     def _shrink(self) -> Playing:
         """Put back groups of the best state's edits, then all that are measured to be free, while it still flips."""
         group = len(self.best) // 2 if self.best is not None else 0
-        while self.best is not None and group >= 2 and self.left > 0 and len(self.best) > 24:
+        while self.best is not None and group >= 2 and self.left > self.until and len(self.best) > 24:
             state = self.best
             order = self.rng.permutation(len(state))
             parts = [order[start : start + group] for start in range(0, len(state), group)]
             yield from self.ask(Batch.of([state.keep(np.setdiff1d(order, part)) for part in parts]))
             group = group // 2 if self.best is state else min(group, len(self.best) // 2)
-        while self.best is not None and len(self.best) > 2 and self.left > 0:
+        while self.best is not None and len(self.best) > 2 and self.left > self.until:
             state = self.best
             margins = yield from self.ask(Batch.of(state.without_each()))
             order = np.argsort(margins, kind="stable")
@@ -280,48 +319,73 @@ class _Play:
             sizes = sorted({2, min(3, free), free // 2, free, min(2 * free, len(state) - 1)} - {0, 1, len(state)})
             yield from self.ask(Batch.of([state.keep(order[size:]) for size in sizes]))
 
-    def _undercut(self, state: State) -> Playing:
-        """Drop an edit little needed, then swap edits at that size until it flips."""
+    def _undercut(self) -> Playing:
+        """At one edit fewer than the best, look for a set that flips, from one start after another."""
+        size, tries = 0, 0
+        while self.best is not None and len(self.best) > 1 and self.left > self.until:
+            if len(self.best) == 2:  # one edit fewer is a single edit: what screening is for
+                self._aim_at(_NEAREST)
+                yield from self._singles(self.until)
+                if not self.singles_left:
+                    return
+                continue
+            tries = 0 if len(self.best) - 1 != size else tries + 1
+            size = len(self.best) - 1
+            if self.rivals is not None:
+                ranked = self.rivals.ranked()
+                self._aim_at(ranked[(tries // 2) % min(len(ranked), self.tuning.aims)] if tries % 2 else _NEAREST)
+            grown = (yield from self._climb()) if tries % 2 and not self.label_only else None
+            if grown is not None:
+                yield from self._swap(*grown, (yield from self._needs(*grown)))
+            elif len(self.best) - 1 == size:
+                state = self.best
+                margins = yield from self._weigh(Batch.of(state.without_each()))
+                rank = min(int(self.rng.integers(3)), size) if tries else 0
+                place = int(np.argsort(margins, kind="stable")[rank])
+                others = np.arange(size + 1) != place
+                margin = float(margins[place])
+                yield from self._swap(state.keep(others), margin, (margins - margin)[others])
+
+    def _needs(self, state: State, margin: float) -> Asking:
+        """How much each edit of a state holds the margin down."""
+        if len(state) == 1:
+            return np.zeros(1)
+        return (yield from self._weigh(Batch.of(state.without_each()))) - margin
+
+    def _swap(self, current: State, margin: float, need: Margins) -> Playing:
+        """Swap edits of a state until it flips, or nothing has come of it for long."""
         beliefs, tuning = self.beliefs, self.tuning
-        margins = yield from self.ask(Batch.of(state.without_each()))
-        rank = min(int(self.rng.integers(3)), len(state) - 1) if self.restarts else 0
-        place = int(np.argsort(margins, kind="stable")[rank])
-        others = np.arange(len(state)) != place
-        current, margin = state.keep(others), float(margins[place])
-        need = (margins - margin)[others]  # how much each edit holds the margin down
         stalled, lowest = 0, margin
-        while self.left > 0 and margin >= 0:
+        while self.left > self.until and margin >= 0 and stalled < tuning.despair:
             softness = beliefs.scale / 2 * max(1, stalled / 4) + 1e-9
             ahead = Ahead(current, need, softness, self.alone if len(current) == 1 else None)
-            batch, added, places = swapping_moves(
-                ahead, beliefs, optimism=tuning.optimism, count=tuning.batch, rng=self.rng
-            )
-            if not len(batch):
-                return
-            margins = yield from self.ask(batch)
+            swaps = swapping_moves(ahead, beliefs, optimism=tuning.optimism, count=2 * tuning.batch, rng=self.rng)
+            fresh = np.zeros(0, np.int64) if swaps is None else self._unasked(swaps.batch)[: tuning.batch]
+            stalled += 1
+            if swaps is None or not len(fresh):
+                continue
+            swaps = swaps.keep(fresh)
+            margins = yield from self._weigh(swaps.batch)
+            places, single = swaps.places, swaps.single
             drops = margin - margins + need[places]
-            beliefs.learn(added.cells, added.colours, drops, noise=tuning.context)
+            beliefs.learn(swaps.added.cells[single], swaps.added.colours[single], drops[single], noise=tuning.context)
             place = int(margins.argmin())
             if margins[place] <= margin + tuning.warmth * beliefs.scale * self.rng.exponential():
                 need = need.copy()
                 need[places[place]] = max(need[places[place]] + margin - margins[place], 0)
-                current, margin = batch[place], float(margins[place])
-            stalled += 1
+                current, margin = swaps.batch[place], float(margins[place])
             if margin < lowest:
                 stalled, lowest = 0, margin
-            if stalled >= tuning.despair:
-                self.restarts += 1
-                if not self.label_only:
-                    yield from self._climb()
-                return
             if stalled % tuning.patience == tuning.patience - 1 and len(current) > 1:
-                margins = yield from self.ask(Batch.of(current.without_each()))
-                need = margins - margin
+                need = yield from self._needs(current, margin)
                 beliefs.forget(0.7)
                 beliefs.borrow()
 
 
-def _prefixes(order: State) -> list[State]:
-    """The first 2, 3, 4, 6, 8, 12, ... edits of an order, and all of it."""
-    sizes = [size for size in _SIZES if size < len(order)]
-    return [order.keep(np.arange(size)) for size in [*sizes, len(order)]]
+def _stages(queries: int) -> list[int]:
+    """Queries spent at the end of each stage: 200, 1,000, 5,000, ... and the budget."""
+    ends, stage = [], _FIRST_STAGE
+    while stage < queries:
+        ends.append(stage)
+        stage *= 5
+    return [*ends, queries]

@@ -10,6 +10,8 @@ Knows nothing of classifiers or budgets.
 
 from __future__ import annotations
 
+from copy import copy
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -90,6 +92,17 @@ class Beliefs:
         self._pool = np.abs(rng.standard_normal(_POOL + colours * self.cells, dtype=np.float32))
         self._surprise, self._count = 0.0, 0
 
+    def anew(self) -> Beliefs:
+        """The same image with nothing learned of its edits but which phases of the grid matter."""
+        other = copy(self)
+        other.size = self.size.copy()
+        other.mean = np.where(self.allowed, np.float32(0), _NEVER)
+        other.deviation = self.size.copy()
+        other._told, other._heard = np.zeros_like(self._told), np.zeros_like(self._heard)
+        other._energy, other._expected = self._energy.copy(), self._expected.copy()
+        other._surprise, other._count = 0.0, 0
+        return other
+
     @property
     def scale(self) -> float:
         """Margins per unit of `deviation`: the root mean square of what was not foreseen."""
@@ -103,6 +116,19 @@ class Beliefs:
     def neighbours(self, cells: Ints) -> Ints:
         """(N, K) cells around each cell, itself included; some may lie on the rim."""
         return cells[:, None] + self._around
+
+    @property
+    def steps(self) -> Ints:
+        """(8,) how far each of the cells around a cell is."""
+        across = self.across
+        return np.array([-across - 1, -across, -across + 1, -1, 1, across - 1, across, across + 1])
+
+    def close(self, cells: Ints, others: Ints) -> NDArray[np.bool_]:
+        """(N, M) True where one of N cells and one of M others are the same or touch."""
+        rows, columns = np.divmod(cells, self.across)
+        other_rows, other_columns = np.divmod(others, self.across)
+        touching = np.abs(columns[:, None] - other_columns) <= 1
+        return np.asarray((np.abs(rows[:, None] - other_rows) <= 1) & touching)
 
     def learn(self, cells: Ints, colours: Ints, drops: NDArray[np.float64], *, noise: float = 0.02) -> None:
         """Take in the drops in margin (N,) that N single edits brought.

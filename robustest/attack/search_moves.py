@@ -15,11 +15,10 @@ from robustest.attack.search_states import Batch, Ints, State
 
 _LEAPS = (2, 4, 8, 16, 32)  # edits added at once, to see how near the end is
 _NEXT_TO_STATE = 0.25  # share of added edits that are put next to one of the state's
-_MOVING, _JOINING = (
-    0.6,
-    0.4,
-)  # share of swaps that move a pixel to its own neighbour, or next to another pixel of the state
-_DOUBLE = 0.15  # share of swaps that exchange two pixels
+# Shares of swaps that move an edit to a neighbour of its own, put one next to another edit of the state, move a group of
+# neighbouring edits together, or give an edit another colour; the others bring in what is believed best anywhere.
+_MOVING, _JOINING, _SHIFTING, _RECOLOURING = 0.45, 0.3, 0.15, 0.1
+_SHADES = 0.5  # share of the other colours that are looked at
 _THINNING = 0.3  # share of neighbours that are looked at, so that the same one is not always found
 _WORST = np.float32(-1e20)
 
@@ -65,40 +64,80 @@ def climbing_moves(
     return Batch.of(states), single, np.array([1] * len(single) + leaps)
 
 
+@dataclass(frozen=True, slots=True)
+class Swaps:
+    """States that differ from a state in one edit, or in a group of edits that moved together.
+
+    batch: of N states. added: (N,) the edit that each brings in. places: (N,) whose place it takes.
+    single: (N,) True where nothing else differs.
+    """
+
+    batch: Batch
+    added: State
+    places: Ints
+    single: NDArray[np.bool_]
+
+    def keep(self, rows: Ints) -> Swaps:
+        """These states alone."""
+        size = int(self.batch.offsets[1])
+        cells, colours = self.batch.cells.reshape(-1, size), self.batch.colours.reshape(-1, size)
+        return Swaps(
+            Batch.square(cells[rows], colours[rows]), self.added.keep(rows), self.places[rows], self.single[rows]
+        )
+
+
 def swapping_moves(
     ahead: Ahead, beliefs: Beliefs, *, optimism: float, count: int, rng: np.random.Generator
-) -> tuple[Batch, State, Ints]:
-    """States that differ from a state in one edit, some in two.
-
-    Returns:
-        batch: at most `count` states. added: the edit that each brings in first. places: whose place it takes.
-    """
+) -> Swaps | None:
+    """At most `count` swaps of a state's edits; None where there is none."""
     state, size = ahead.state, len(ahead.state)
     scores = beliefs.drawn(optimism, but=ahead.useless)
-    ranked = State(*beliefs.top(scores, count + count // 2, avoid=state.cells))
-    count = min(count, len(ranked))
-    added, spare = ranked.keep(np.arange(count)), ranked.keep(np.arange(count, len(ranked)))
+    own = scores[:, state.cells]
+    own[state.colours, np.arange(size)] = _WORST
+    added = State(*beliefs.top(scores, count, avoid=state.cells))
+    count = len(added)
+    if not count:
+        return None
+    everyone = np.arange(count)
     weight = np.cumsum(np.exp((ahead.need.min() - ahead.need) / ahead.softness))
     places = np.minimum(np.searchsorted(weight, rng.random(count) * weight[-1], side="right"), size - 1)
+    cells, colours = state.cells[None].repeat(count, 0), state.colours[None].repeat(count, 0)
+    if ahead.useless is not None:
+        cells[everyone, places], colours[everyone, places] = added.cells, added.colours
+        return Swaps(Batch.square(cells, colours), added, places, np.ones(count, bool))
+    single = np.ones(count, bool)
     kind = rng.random(count)
     anchors = rng.integers(size, size=count)
     moving = kind < _MOVING
     places[moving] = anchors[moving]
-    local = np.flatnonzero(kind < (_MOVING + _JOINING if ahead.useless is None else 0))
-    rows, cells, colours = _near(scores, state.cells[anchors[local]], beliefs, rng)
-    added.cells[local[rows]], added.colours[local[rows]] = cells, colours
-    new_cells, new_colours = state.cells[None].repeat(count, 0), state.colours[None].repeat(count, 0)
-    new_cells[np.arange(count), places] = added.cells
-    new_colours[np.arange(count), places] = added.colours
-    if size > 2 and len(spare):
-        twice = np.flatnonzero(rng.random(count) < _DOUBLE)[: len(spare)]
-        seconds = spare.keep(np.arange(len(twice)))
-        fresh = seconds.cells != added.cells[twice]
-        twice, seconds = twice[fresh], seconds.keep(fresh)
-        second_places = (places[twice] + 1 + rng.integers(size - 1, size=len(twice))) % size
-        new_cells[twice, second_places] = seconds.cells
-        new_colours[twice, second_places] = seconds.colours
-    return Batch.square(new_cells, new_colours), added, places
+    local = np.flatnonzero(kind < _MOVING + _JOINING)
+    _bring_near(added, local, state.cells[anchors[local]], scores, beliefs, rng)
+    if len(own) > 2:
+        again = np.flatnonzero(rng.random(count) < _RECOLOURING)
+        seen = rng.random((len(own), len(again)), dtype=np.float32) < _SHADES
+        shades = np.where(seen, own[:, anchors[again]], -np.inf)
+        again, shades = again[shades.max(axis=0) > _WORST], shades[:, shades.max(axis=0) > _WORST]
+        places[again] = anchors[again]
+        added.cells[again], added.colours[again] = state.cells[anchors[again]], shades.argmax(axis=0)
+    cells[everyone, places], colours[everyone, places] = added.cells, added.colours
+    if size > 1:
+        shifted = np.flatnonzero((kind >= _MOVING + _JOINING) & (kind < _MOVING + _JOINING + _SHIFTING))
+        steps = beliefs.steps[rng.integers(len(beliefs.steps), size=len(shifted))]
+        group = beliefs.close(state.cells[anchors[shifted]], state.cells)
+        cells[shifted], colours[shifted] = state.cells + np.where(group, steps[:, None], 0), state.colours
+        single[shifted] = False
+    swaps = Swaps(Batch.square(cells, colours), added, places, single)
+    inside = beliefs.allowed[colours, cells].all(axis=1)
+    ordered = np.sort(cells, axis=1)
+    return swaps.keep(np.flatnonzero(inside & (ordered[:, 1:] != ordered[:, :-1]).all(axis=1)))
+
+
+def _bring_near(
+    added: State, rows: Ints, anchors: Ints, scores: Floats, beliefs: Beliefs, rng: np.random.Generator
+) -> None:
+    """Put good edits next to the anchors in place of the edits in these rows of `added`, where there are such."""
+    found, cells, colours = _near(scores, anchors, beliefs, rng)
+    added.cells[rows[found]], added.colours[rows[found]] = cells, colours
 
 
 def _near(scores: Floats, anchors: Ints, beliefs: Beliefs, rng: np.random.Generator) -> tuple[Ints, Ints, Ints]:

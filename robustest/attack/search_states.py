@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 Ints = NDArray[np.int64]
 
+_SIZES = tuple(size << power for power in range(15) for size in (2, 3))  # 2, 3, 4, 6, 8, 12, ...
+
 
 @dataclass(frozen=True, slots=True)
 class State:
@@ -72,3 +74,9 @@ class Batch:
         """N states of k edits each, from (N, k) arrays."""
         count, size = cells.shape
         return Batch(cells.reshape(-1), colours.reshape(-1), np.arange(count + 1) * size)
+
+
+def prefixes(order: State) -> list[State]:
+    """The first 2, 3, 4, 6, 8, 12, ... edits of an order, and all of it."""
+    sizes = [size for size in _SIZES if size < len(order)]
+    return [order.keep(np.arange(size)) for size in [*sizes, len(order)]]

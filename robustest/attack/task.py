@@ -19,12 +19,16 @@ from robustest.settings import AttackSettings
 
 @dataclass(slots=True)
 class Notes:
-    """What a search tells besides its questions; read by the driver when the search is over.
+    """What a search and its driver tell each other besides questions and margins.
 
     saliency: gives the distribution before and after the search, asked at the end.
+    scores: (N, K) float64 of the N images just answered, logits or logarithms of probabilities, NaN where an image was
+        remembered and not scored again; None where the classifier gives the label alone. Before the search begins: (1, K)
+        of the unchanged image.
     """
 
     saliency: Callable[[], SaliencyChange] | None = None
+    scores: NDArray[np.float64] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

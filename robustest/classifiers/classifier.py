@@ -92,13 +92,17 @@ def margins_of(scores: Scores, labels: NDArray[np.int64], targets: NDArray[np.in
     if output == "label":
         answered = np.asarray(scores, dtype=np.int64)
         return np.where(answered == aims, 1.0, -1.0) * signs
-    values = scores.astype(np.float64)
-    if output == "probabilities":
-        values = np.log(np.maximum(values, 1e-38))
+    values = comparable(scores, output)
     rows = np.arange(len(values))
     own = values[rows, aims]
     values[rows, aims] = -np.inf
     return np.asarray(signs * (own - values.max(axis=1)), dtype=np.float64)
+
+
+def comparable(scores: Scores, output: Output) -> NDArray[np.float64]:
+    """(N, K) float64 scores whose differences are margins: logits, or logarithms of probabilities."""
+    values = scores.astype(np.float64)
+    return np.log(np.maximum(values, 1e-38)) if output == "probabilities" else values
 
 
 def classes_of(scores: Scores, output: Output) -> NDArray[np.int64]:

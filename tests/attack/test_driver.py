@@ -187,3 +187,24 @@ def test_the_record_keeps_the_first_of_equally_near_images() -> None:
     assert record.curve == [(1, 2.0), (2, 1.0)]
     assert (record.queries, record.left, record.lowest) == (3, 7, -3.0)
     assert record.unchecked() == 1
+
+
+def test_a_search_hears_the_scores_of_what_was_sent_and_nothing_of_what_was_remembered() -> None:
+    told: list[NDArray[np.float64] | None] = []
+
+    def search(task: Task, rng: np.random.Generator) -> Search:
+        told.append(task.notes.scores)
+        for counts in ([1, 2], [2, 3], [3, 2]):
+            yield Edits.of([{pixel: 1.0 for pixel in range(count)} for count in counts], 1)
+            told.append(task.notes.scores)
+
+    run(search, number=1)
+    clean, first, mixed, none = told
+    assert clean is not None
+    assert clean.shape == (1, 2)
+    assert first is not None
+    assert first[:, 0].tolist() == [3.5, 3.5]
+    assert first[1, 1] > first[0, 1] > clean[0, 1]
+    assert mixed is not None
+    assert np.isnan(mixed).tolist() == [[True, True], [False, False]]
+    assert none is None

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from robustest.attack.find import find_adversarials
-from robustest.attack.search import Tuning, game_search, regions_of
+from robustest.attack.search import Tuning, game_search
+from robustest.attack.search_guide import regions_of
 from robustest.attack.search_palette import Palette
 from robustest.attack.task import Notes, Task
 from robustest.results import AttackResult, Edits, Verdict
