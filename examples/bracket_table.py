@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from scipy.special import betaincinv
 
 from robustest.bounds.branch import prove_region
-from robustest.bounds.check import Checker
+from robustest.bounds.checker import Checker
 from robustest.bounds.crown import margin_bounds
 from robustest.bounds.guarantee import Norm
 from robustest.bounds.reading import graph_of

@@ -14,97 +14,25 @@ with the same exact minimum over the pixels gives -36.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import Tensor
 
+from robustest.bounds.centred_slopes import Slopes, slopes_of
 from robustest.bounds.cones import Cone, build_cone
-from robustest.bounds.graph import Activation, BoundGraph
+from robustest.bounds.graph import BoundGraph
 from robustest.bounds.region import Region
 from robustest.bounds.rounding import OUTWARD, U64, gamma
 
-_SLOPE_ERROR = 128 * U64
-"""Absolute rounding error of any slope computed here (slopes are at most 1)."""
 _ROWS = 256
 """Forms pushed through the whole network at once."""
 _EARLY = 2
 """Activations from the image on that keep their secants in every pass; radii grow with each, so later ones get lines."""
-
-
-@dataclass(frozen=True, slots=True)
-class Slopes:
-    """What is used of one layer of activations, (B, n) each, around the base value f(z0).
-
-    A form's coefficient c > 0 becomes `c * below` with radius `c * below_half` (None for 0); c < 0 becomes `c * middle`
-    with radius `-c * half`, or (ReLU alone) `c * line` on CROWN's upper line, which loses `-c * gap`. A radius r becomes
-    `r * steepest`.
-    """
-
-    below: Tensor
-    below_half: Tensor | None
-    middle: Tensor
-    half: Tensor
-    steepest: Tensor
-    line: Tensor
-    gap: Tensor
-
-    def seen(self, look: Callable[[Tensor], Tensor]) -> Slopes:
-        """The same slopes as forms of another shape meet them."""
-        return Slopes(
-            look(self.below),
-            None if self.below_half is None else look(self.below_half),
-            *(look(t) for t in (self.middle, self.half, self.steepest, self.line, self.gap)),
-        )
-
-
-def slopes_of(activation: Activation, base: Tensor, lower: Tensor, upper: Tensor) -> Slopes:
-    """Slopes of the change of an activation, for z in [lower, upper] and lower <= base <= upper."""
-    if activation.kind == "relu":
-        return _relu_slopes(activation.slope, base, lower, upper)
-    # The derivative of either is largest where |z| is least, and between its values at the ends otherwise.
-    nearest = torch.where((lower <= 0) & (upper >= 0), torch.zeros_like(base), torch.minimum(lower.abs(), upper.abs()))
-    farthest = torch.maximum(lower.abs(), upper.abs())
-    steepest, flattest = (_derivative(activation, z) for z in (nearest, farthest))
-    middle = (steepest + flattest) / 2
-    half = (steepest - flattest) / 2 + _SLOPE_ERROR
-    return Slopes(middle, half, middle, half, steepest + _SLOPE_ERROR, middle, torch.zeros_like(base))
-
-
-def _derivative(activation: Activation, z: Tensor) -> Tensor:
-    value = activation(z)
-    return value * (1 - value) if activation.kind == "sigmoid" else (1 - value) * (1 + value)
-
-
-def _relu_slopes(leak: float, base: Tensor, lower: Tensor, upper: Tensor) -> Slopes:
-    """See `Slopes`; `leak` is the slope below zero."""
-    positive = base > 0
-    one = torch.ones_like(base)
-    tangent = torch.where(positive, one, leak * one)
-    # Secants from the base to either end; the change of a convex function is steepest towards the upper one.
-    fall = (base - lower).clamp_min(1e-300)
-    rise = (upper - base).clamp_min(1e-300)
-    to_lower = torch.where(positive & (lower < 0), (base - leak * lower) / fall, tangent)
-    to_upper = torch.where(~positive & (upper > 0), (upper - leak * base) / rise, tangent)
-    exact = to_lower == to_upper
-    half = torch.where(exact, 0.0, (to_upper - to_lower) / 2 + _SLOPE_ERROR)
-    crossing = (lower < 0) & (upper > 0)
-    line = torch.where(crossing, (upper - leak * lower) / (upper - lower).clamp_min(1e-300), 0.0)
-    line = torch.where(crossing, line, torch.where(lower >= 0, one, leak * one))
-    at_base = torch.where(positive, base, leak * base)
-    gap = leak * lower + line * (base - lower) - at_base + _SLOPE_ERROR * (lower.abs() + upper.abs())
-    leaky = _SLOPE_ERROR if leak else 0.0
-    return Slopes(
-        below=tangent,
-        below_half=torch.full_like(base, leaky) if leak else None,
-        middle=(to_lower + to_upper) / 2,
-        half=half + leaky,
-        steepest=torch.where(exact, tangent, to_upper + _SLOPE_ERROR),
-        line=line,
-        gap=torch.where(crossing, gap.clamp_min(0), leaky * (lower.abs() + upper.abs())),
-    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,12 +91,19 @@ class CentredBounds:
             self._cones[node] = build_cone(self.graph, node)
         return self._cones[node]
 
-    def analyse(self, region: Region, known: Mapping[int, tuple[Tensor, Tensor]] | None = None) -> Analysis:
+    def analyse(
+        self,
+        region: Region,
+        known: Mapping[int, tuple[Tensor, Tensor]] | None = None,
+        *,
+        deadline: float = math.inf,
+    ) -> Analysis:
         """Bounds of every node that an activation reads.
 
         Args:
             region: B regions; their centres are the base images.
             known: node to (B, n) bounds that are already proved of it on these regions.
+            deadline: of this thread's CPU time; what is not tightened by then keeps its intervals.
         """
         graph, nodes = self.graph, self.graph.nodes
         base = graph.forward_all(region.centre)
@@ -191,8 +126,8 @@ class CentredBounds:
                 lower, upper = self._step(at, changes, base[at], noise)
                 if known is not None and at in known:
                     lower, upper = torch.maximum(lower, known[at][0]), torch.minimum(upper, known[at][1])
-                if at in self._read_by_activation and at > 1:
-                    lower, upper = self._tighten(at, state, lower, upper)
+                if at in self._read_by_activation and at > 1 and time.thread_time() < deadline:
+                    lower, upper = self._tighten(at, state, lower, upper, deadline)
             state.lower.append(torch.minimum(lower, base[at]))
             state.upper.append(torch.maximum(upper, base[at]))
             changes.append((state.lower[at] - base[at], state.upper[at] - base[at]))
@@ -221,7 +156,9 @@ class CentredBounds:
             middle, half = node.op.forward(middle), node.op.forward(half, absolute=True)
         return base + middle - half * OUTWARD - noise, base + middle + half * OUTWARD + noise
 
-    def _tighten(self, at: int, state: Analysis, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+    def _tighten(
+        self, at: int, state: Analysis, lower: Tensor, upper: Tensor, deadline: float
+    ) -> tuple[Tensor, Tensor]:
         """Bounds of a node that an activation reads, by pushing its entries back to the image."""
         cone = self._cone(at)
         if cone is not None:
@@ -234,6 +171,8 @@ class CentredBounds:
         wanted_rows = wanted.any(0).nonzero()[:, 0]
         lower, upper = lower.clone(), upper.clone()
         for start in range(0, len(wanted_rows), _ROWS):
+            if time.thread_time() > deadline:
+                break
             rows = wanted_rows[start : start + _ROWS]
             forms = torch.zeros(1, len(rows), self.graph.nodes[at].size, dtype=torch.float64)
             forms[0, torch.arange(len(rows)), rows] = 1.0

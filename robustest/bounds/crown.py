@@ -11,6 +11,8 @@ Source: Zhang et al. 2018, arXiv:1811.00866, with the minimum taken over (ball A
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -60,10 +62,12 @@ def refine(
     *,
     slopes: tuple[Slopes, Slopes] | None = None,
     keep: bool = True,
+    deadline: float = math.inf,
 ) -> tuple[Tensor, Tensor]:
     """Tighten the (B, size) interval of a node by CROWN wherever it holds 0; slopes for lower and for upper ends.
 
-    With `keep` off the ends that CROWN finds replace the given ones even where they are wider (for gradients).
+    With `keep` off the ends that CROWN finds replace the given ones even where they are wider (for gradients). After
+    the deadline (of this thread's CPU time) the entries that are left keep the ends that they have.
     """
     owner, entry = ((lower < 0) & (upper > 0)).nonzero(as_tuple=True)
     if len(owner) == 0:
@@ -72,6 +76,9 @@ def refine(
     block = max(32, _CHUNK // (2 * largest))
     found: tuple[list[Tensor], list[Tensor]] = ([], [])
     for begin in range(0, len(owner), block):
+        if time.thread_time() > deadline:
+            owner, entry = owner[:begin], entry[:begin]
+            break
         who, which = owner[begin : begin + block], entry[begin : begin + block]
         for side, sign in enumerate((1.0, -1.0)):
             zero = torch.zeros(len(who), 1, dtype=torch.float64)
@@ -83,6 +90,8 @@ def refine(
             )
             bound = back_substitute(graph, region, intervals, index, forms, zero, slopes=mine, per_row=per_row)[0]
             found[side].append(sign * bound.flatten())
+    if len(owner) == 0:
+        return lower, upper
     new_lower, new_upper = torch.cat(found[0]), torch.cat(found[1])
     if keep:
         new_lower = torch.maximum(lower[owner, entry], new_lower)
@@ -119,6 +128,7 @@ def propagate(
     crown: bool = True,
     known: Intervals | None = None,
     middle: MiddleSlopes | None = None,
+    deadline: float = math.inf,
 ) -> Intervals:
     """Intervals of every node over the region.
 
@@ -129,6 +139,7 @@ def propagate(
         crown: tighten what enters activations; else intervals alone.
         known: intervals that hold already, such as a larger region's; the result is never wider.
         middle: lower slopes of ReLUs for the CROWN part.
+        deadline: of this thread's CPU time; neurons that are not tightened by then keep their intervals.
     """
     found = Intervals()
     unit = graph.unit if executed else 0.0
@@ -148,7 +159,7 @@ def propagate(
             and not (region.norm == "linf" and _is_shallow(graph, index))
         ):
             chosen = None if middle is None else middle.get(index)
-            lower, upper = refine(graph, region, found, index, lower, upper, slopes=chosen)
+            lower, upper = refine(graph, region, found, index, lower, upper, slopes=chosen, deadline=deadline)
         found.lower.append(lower)
         found.upper.append(upper)
         if node.activation is not None:
@@ -201,6 +212,7 @@ def margin_bounds(
     crown: bool = True,
     slopes: Slopes | None = None,
     fixed: bool = False,
+    deadline: float = math.inf,
 ) -> MarginBounds:
     """Lower bounds of every margin over each region of the batch, by CROWN.
 
@@ -214,13 +226,14 @@ def margin_bounds(
         crown: CROWN bounds for intermediate neurons (else intervals).
         slopes: lower slopes of ReLUs.
         fixed: take `known` as it is instead of computing intervals.
+        deadline: of this thread's CPU time, after which nothing is tightened further.
     """
     labels = torch.as_tensor(label, dtype=torch.int64).expand(region.batch)
     if fixed:
         assert known is not None
         intervals = known
     else:
-        intervals = propagate(graph, region, executed=executed, known=known, crown=crown)
+        intervals = propagate(graph, region, executed=executed, known=known, crown=crown, deadline=deadline)
     rows, against = margin_rows(graph.n_classes, labels, rivals)
     zero = torch.zeros(rows.shape[:2], dtype=torch.float64)
     last = len(graph.nodes) - 1

@@ -155,24 +155,23 @@ class BoundGraph:
             unit: roundoff of the execution; 0 for exact arithmetic.
         """
         node = self.nodes[index]
-        if node.op is not None:
-            magnitude = node.op.magnitude(reach[0])
-            terms = node.op.terms
-        else:
-            magnitude = torch.stack(list(reach)).sum(0)
-            terms = len(node.parents)
+        magnitude = node.op.magnitude(reach[0]) if node.op is not None else torch.stack(list(reach)).sum(0)
+        relative, absolute = self.error_rate(index, unit=unit)
+        return magnitude * relative + absolute
+
+    def error_rate(self, index: int, *, unit: float) -> tuple[float, float]:
+        """What `node_error` charges: a part relative to the summed magnitudes of a node's terms, and an absolute one."""
+        node = self.nodes[index]
+        terms = node.op.terms if node.op is not None else len(node.parents)
         if node.activation is not None:
             # Monotone functions of one number: their float64 value errs by less than 8 units.
             rate = node.activation.error32 if unit else 0.0
-            if node.activation.kind != "relu":
-                return torch.full_like(magnitude, rate + 2.0**-48)
-            return magnitude * (rate + 8 * U64)
+            return (rate + 8 * U64, 0.0) if node.activation.kind == "relu" else (0.0, rate + 2.0**-48)
         own = gamma(node.size + terms + 4 * len(self.nodes) + 64, U64)
         if unit and node.single:
             unit = U32
         executed = 0.0 if node.exact or isinstance(node.op, Gather) else gamma(terms + 8, unit)
-        flush = (terms + 8) * FLUSH32 if executed else 0.0
-        return magnitude * ((own + executed) * OUTWARD) + flush
+        return (own + executed) * OUTWARD, (terms + 8) * FLUSH32 if executed else 0.0
 
     def check_against(self, scores: Callable[[np.ndarray], np.ndarray], *, images: int = 16, seed: int = 0) -> None:
         """Compare with the model on random images; refuse the graph where they differ by more than rounding.

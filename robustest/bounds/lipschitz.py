@@ -1,7 +1,8 @@
 """Lipschitz constants of the margins that hold everywhere, or that somebody supplied.
 
 * product: the norms of the layers multiplied along each path (sums at joins), the last layer taken per pair of
-  classes; in any of L1, L2, Linf;
+  classes; in any of L1, L2, Linf; in L2 a residual step along the gradient of a convex function is known to stretch
+  nothing (Meunier et al. 2022, arXiv:2110.12690);
 * ECLipsE-Fast (Xu & Sivaranjani 2024, arXiv:2404.04375) for chains in L2: for every layer a matrix P with
   `|da|^2_{P^-1} <= |dx|^2`, which the slopes in [0, 1] of the activations let shrink by a factor of about 2 a layer;
   here every step is an upper bound with its rounding, whatever the numerics did;
@@ -19,7 +20,7 @@ from torch import Tensor
 from robustest.bounds.graph import BoundGraph
 from robustest.bounds.guarantee import Guarantee
 from robustest.bounds.norms import InducedNorm, operator_norm, positive_definite, spectral_norm
-from robustest.bounds.ops import LinearOp
+from robustest.bounds.ops import Dense, LinearOp
 from robustest.bounds.rounding import OUTWARD, U64, gamma
 from robustest.errors import InvalidSetting
 
@@ -54,31 +55,83 @@ def supplied(constant: float, norm: InducedNorm, classes: int) -> Lipschitz:
     return Lipschitz(norm, matrix, "supplied constant", Guarantee.PROOF_GIVEN_L)
 
 
-def product_constant(graph: BoundGraph, norm: InducedNorm) -> Lipschitz:
-    """Norms of the layers multiplied along the paths of the graph."""
-    rates = _node_rates(graph, norm)
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """How fast the nodes of a network change with the image, in one norm.
+
+    layer: per node, how fast it changes with its parents (each of them). image: per node but the last, with the image.
+    blocks: sums that are steps along the gradient of a convex function: node to (source, rate in the source).
+    """
+
+    layer: tuple[float, ...]
+    image: tuple[float, ...]
+    blocks: dict[int, tuple[int, float]]
+
+
+def rates_of(graph: BoundGraph, norm: InducedNorm) -> Rates:
+    """Norms of the layers, multiplied along the paths of the graph."""
+    layer: list[float] = []
+    image: list[float] = []
+    blocks: dict[int, tuple[int, float]] = {}
+    for index, node in enumerate(graph.nodes[:-1]):
+        rate = 1.0
+        if node.op is not None:
+            rate = operator_norm(node.op, norm) * OUTWARD
+        elif node.activation is not None and node.activation.kind == "sigmoid":
+            rate = 0.25
+        total = rate * sum(image[p] for p in node.parents) * OUTWARD if node.parents else 1.0
+        if node.kind == "add" and norm == "l2":
+            step = _descent_rate(graph, index, layer)
+            if step is not None and step[1] * image[step[0]] * OUTWARD < total:
+                blocks[index], total = step, step[1] * image[step[0]] * OUTWARD
+        layer.append(rate)
+        image.append(total)
+    return Rates(tuple(layer), tuple(image), blocks)
+
+
+def product_constant(graph: BoundGraph, norm: InducedNorm, rates: Rates | None = None) -> Lipschitz:
+    """Norms of the layers multiplied along the paths of the graph; `rates` if they are known already."""
+    known = rates if rates is not None else rates_of(graph, norm)
     last = graph.nodes[-1]
     assert last.op is not None
-    return Lipschitz(norm, _pairwise(last.op, norm) * (rates[last.parents[0]] * OUTWARD), "global product")
+    constant = pairwise(last.op, norm) * (known.image[last.parents[0]] * OUTWARD)
+    return Lipschitz(norm, constant, "global product")
 
 
-def _node_rates(graph: BoundGraph, norm: InducedNorm) -> list[float]:
-    """Of every node but the last, how fast its output changes with the image."""
-    rates: list[float] = []
-    for index, node in enumerate(graph.nodes[:-1]):
-        if node.kind == "input":
-            rates.append(1.0)
-        elif node.op is not None:
-            rates.append(operator_norm(node.op, norm) * rates[node.parents[0]] * OUTWARD)
-        elif node.activation is not None:
-            steepest = 0.25 if node.activation.kind == "sigmoid" else 1.0
-            rates.append(steepest * rates[node.parents[0]])
-        else:
-            rates.append(sum(rates[p] for p in graph.nodes[index].parents) * OUTWARD)
-    return rates
+def _descent_rate(graph: BoundGraph, index: int, norms: list[float]) -> tuple[int, float] | None:
+    """For a sum `x + B f(A x + a) + b` with f a monotone activation: the node of x and the sum's L2 rate in it.
+
+    Write `B = -c A' + E` with any `c >= 0`. Between two points `f(A x + a)` changes by `D A dx` with D diagonal and in
+    [0, 1], so the sum changes by `(I - c A' D A + E D A) dx`. `c A' D A` is symmetric with eigenvalues in
+    `[0, c |A|^2]`; so the rate is at most `max(1, c |A|^2 - 1) + |E| |A|`. MaxMin (sorting pairs) is of this form too,
+    with rows `e_i - e_j` and `c = 1`. None for other sums. `norms` are those of the layers.
+    """
+    parents = graph.nodes[index].parents
+    if len(parents) != 2:
+        return None
+    for source, branch in (parents, parents[::-1]):
+        after = graph.nodes[branch]
+        if not isinstance(after.op, Dense):
+            continue
+        bent = graph.nodes[after.parents[0]]
+        if bent.activation is None:
+            continue
+        before = graph.nodes[bent.parents[0]]
+        if not isinstance(before.op, Dense) or before.parents != (source,):
+            continue
+        first, second = before.op.weight, after.op.weight
+        square = float(first.square().sum())
+        share = max(0.0, -float((second * first.T).sum()) / square) if square > 0 else 0.0
+        rest = second + share * first.T
+        # What the entries of `rest` were rounded by, in Frobenius norm.
+        slip = 4 * U64 * (float(second.norm()) + share * math.sqrt(square)) * OUTWARD
+        stretch = norms[bent.parents[0]]
+        most = (share * stretch * stretch - 1) * OUTWARD
+        return source, (max(1.0, most) + (float(rest.norm()) * OUTWARD + slip) * stretch) * OUTWARD
+    return None
 
 
-def _pairwise(op: LinearOp, norm: InducedNorm) -> Tensor:
+def pairwise(op: LinearOp, norm: InducedNorm) -> Tensor:
     """(K, K) dual norms of the differences of the last layer's rows."""
     weight = op.backward(torch.eye(op.n_out, dtype=torch.float64))
     gaps = weight[:, None] - weight[None]

@@ -8,6 +8,8 @@ as that works. The classifier itself has the last word on every image. Determini
 from __future__ import annotations
 
 import itertools
+import math
+import time
 
 import numpy as np
 import torch
@@ -29,6 +31,7 @@ def few_pixel_witness(
     unit: int,
     most: int = 60,
     rounds: int = 8,
+    seconds: float = math.inf,
 ) -> NDArray[np.float32] | None:
     """A misclassified image with few changed units, or None where none was found.
 
@@ -38,14 +41,15 @@ def few_pixel_witness(
         unit: dimensions that count as one: C for pixels, 1 for single channels.
         most: units to change at most.
         rounds: of trading two units for one.
+        seconds: CPU time of this thread after which nothing more is tried.
     """
-    search = _Greedy(graph, scorer, image, label, unit)
+    search = _Greedy(graph, scorer, image, label, unit, time.thread_time() + seconds)
     found = search.grow(image.reshape(-1, unit).copy(), most)
     if found is None:
         return None
     best = search.shrink(found)
     for _ in range(rounds):
-        better = search.trade(best)
+        better = None if search.late else search.trade(best)
         if better is None:
             break
         best = search.shrink(better)
@@ -55,11 +59,18 @@ def few_pixel_witness(
 class _Greedy:
     """One image; states are (U, unit) arrays of float32."""
 
-    def __init__(self, graph: BoundGraph, scorer: Scorer, image: NDArray[np.float32], label: int, unit: int) -> None:
-        self.graph, self.scorer, self.label = graph, scorer, label
+    def __init__(
+        self, graph: BoundGraph, scorer: Scorer, image: NDArray[np.float32], label: int, unit: int, deadline: float
+    ) -> None:
+        self.graph, self.scorer, self.label, self.deadline = graph, scorer, label, deadline
         self.shape = image.shape
         self.base = image.reshape(-1, unit)
         self.corners = np.array(list(itertools.product((0.0, 1.0), repeat=unit)), dtype=np.float32)
+
+    @property
+    def late(self) -> bool:
+        """Whether the time is up."""
+        return time.thread_time() > self.deadline
 
     def margins(self, states: NDArray[np.float32]) -> NDArray[np.float64]:
         """(N,) score of the label less the best other; the class is wrong where it is the first largest no more."""
@@ -102,11 +113,13 @@ class _Greedy:
             state, margin = self.best_change(state, _RANKED)
             if margin < 0:
                 return state
+            if self.late:
+                break
         return None
 
     def shrink(self, state: NDArray[np.float32]) -> NDArray[np.float32]:
         """Put back every unit that is not needed, the least needed first."""
-        while len(units := self.changed(state)) > 1:
+        while len(units := self.changed(state)) > 1 and not self.late:
             tries = np.repeat(state[None], len(units), axis=0)
             tries[np.arange(len(units)), units] = self.base[units]
             values = self.margins(tries)

@@ -125,8 +125,8 @@ def sparse_distance(
 
     Args:
         bounds, image, label, scorer, norm: as for `decide_sparse`.
-        seconds: CPU seconds for the proofs together.
-        given: a misclassified image that is known; one of our own is looked for as well.
+        seconds: CPU seconds in all; a third of them at most for a search with gradients.
+        given: a misclassified image that is known.
         record: whether to keep the trees for a certificate.
     """
     unit = image.shape[2] if norm == "l0" else 1
@@ -134,10 +134,11 @@ def sparse_distance(
     def changed(witness: NDArray[np.float32]) -> int:
         return int((witness != image).reshape(-1, unit).any(axis=1).sum())
 
-    found = [w for w in (given, few_pixel_witness(bounds.graph, scorer, image, label, unit=unit)) if w is not None]
-    best = min(found, key=changed, default=None)
+    begin = time.thread_time()
+    mine = few_pixel_witness(bounds.graph, scorer, image, label, unit=unit, seconds=seconds / 3)
+    best = min((w for w in (given, mine) if w is not None), key=changed, default=None)
     answers: list[Answer] = []
-    proved, left = 0, seconds
+    proved, left = 0, seconds - (time.thread_time() - begin)
     while left > 0 and proved < image.size // unit and (best is None or proved + 1 < changed(best)):
         answer = decide_sparse(bounds, image, label, proved + 1, scorer=scorer, norm=norm, seconds=left, record=record)
         answers.append(answer)

@@ -7,6 +7,7 @@ stay on their receptive fields while those are smaller than the map.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -70,6 +71,7 @@ def back_substitute(
     per_row: bool = False,
     multipliers: Multipliers | None = None,
     trace: dict[int, Tensor] | None = None,
+    also: Mapping[int, Forms] | None = None,
 ) -> tuple[Tensor, Tensor | None, Tensor]:
     """Carry forms on one node's output back to the image.
 
@@ -84,11 +86,12 @@ def back_substitute(
         per_row: slopes are (N, Q, size), laid out like the forms, not like the batch of sets.
         multipliers: added to forms before activations, for branch and bound.
         trace: filled with the (N, Q, size) forms on each activation's output, where they are whole.
+        also: forms on earlier nodes, none of them an activation, that are added to what reaches those.
 
     Returns:
         (N, Q) lower bounds; (N, Q, n) forms on the image, None where windows were used; (N, Q) offsets.
     """
-    pending: dict[int, Forms] = {start: forms}
+    pending: dict[int, Forms] = {start: forms, **(also or {})}
     for index in range(start, 0, -1):
         current = pending.pop(index, None)
         if current is None:
@@ -125,7 +128,9 @@ def back_substitute(
         return offset, zero, offset
     if isinstance(last, Windows):
         pixels, rows = last.pixels(graph.input_shape)
-        seen = region.restrict(last.owner, pixels).select(last.spot)
+        # Domains of a branch and bound are many sets of intervals on one region.
+        owner = last.owner if region.batch > 1 else torch.zeros_like(last.owner)
+        seen = region.restrict(owner, pixels).select(last.spot)
         return seen.min_linear(rows) + offset, None, offset
     if region.batch == 1:
         least = region.min_linear(last.rows.flatten(0, 1)[None]).reshape(offset.shape)

@@ -12,6 +12,7 @@ start per rival, and a line search at the end on the real classifier.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -74,6 +75,7 @@ def find_witness(
     steps: int = 100,
     rivals: int = 4,
     starts: Sequence[NDArray[np.float32]] = (),
+    deadline: float = math.inf,
 ) -> Witness | None:
     """A near misclassified image in L1, L2 or Linf, or None.
 
@@ -85,6 +87,7 @@ def find_witness(
         steps: gradient steps.
         rivals: how many of the likeliest classes to aim at, each on its own.
         starts: images that are misclassified already, to begin from as well.
+        deadline: of this thread's CPU time, after which no further step is taken.
     """
     origin = torch.from_numpy(np.ascontiguousarray(image)).reshape(1, -1).double()
     scores = graph.forward(origin)[0].clone()
@@ -95,13 +98,13 @@ def find_witness(
     for start in starts:
         begin.append(torch.from_numpy(np.ascontiguousarray(start)).reshape(-1).double() - origin[0])
         aims.append(-1)
-    found = _descend(graph, origin, label, torch.stack(begin), torch.tensor(aims), norm, steps)
+    found = _descend(graph, origin, label, torch.stack(begin), torch.tensor(aims), norm, steps, deadline)
     images = found.reshape(-1, *image.shape).numpy().astype(np.float32)
     return pull_back(scorer, image, label, np.clip(images, 0, 1), norm, "gradient attack")
 
 
 def _descend(
-    graph: BoundGraph, origin: Tensor, label: int, move: Tensor, aims: Tensor, norm: Norm, steps: int
+    graph: BoundGraph, origin: Tensor, label: int, move: Tensor, aims: Tensor, norm: Norm, steps: int, deadline: float
 ) -> Tensor:
     """(S', n) nearest misclassified images that each of S starts passed."""
     count = len(aims)
@@ -110,6 +113,8 @@ def _descend(
     radius = torch.full((count,), math.inf, dtype=torch.float64)
     seen = torch.zeros(count, dtype=torch.bool)
     for step in range(steps):
+        if time.thread_time() > deadline:
+            break
         fraction = (1 + math.cos(math.pi * step / steps)) / 2
         point = (origin + move).requires_grad_()
         scores = graph.forward(point)

@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from robustest.bounds import centred
-from robustest.bounds.centred import CentredBounds, Slopes
+from robustest.bounds.centred import CentredBounds
+from robustest.bounds.centred_slopes import Slopes
 from robustest.bounds.cones import Link, build_cone
 from robustest.bounds.graph import Activation
 from robustest.bounds.reading import read_torch

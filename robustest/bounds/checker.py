@@ -1,0 +1,382 @@
+"""Brackets: for one image and each norm, what is proved and what was found, from the cheapest method to the tightest.
+
+The lower end is the largest radius that any sound method proved (global constants, interval Jacobian, CROWN,
+optimised slopes, branch and bound), for the network as executed; norms lend each other what follows (`L1 >= L2 >=
+Linf`). The upper end is the nearest misclassified image that was scored again. A lower end above an upper end ends
+the run with an error: it would be a bug of the checker, not a result.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from robustest.attack.find import find_adversarial
+from robustest.bounds.branch import prove_region
+from robustest.bounds.centred import CentredBounds
+from robustest.bounds.certificate import Certificate, ball_claim, sparse_claim
+from robustest.bounds.crown import margin_bounds, margin_rows, propagate
+from robustest.bounds.drift import ExecutionDrift
+from robustest.bounds.graph import BoundGraph
+from robustest.bounds.guarantee import Bound, Bracket, Guarantee, Norm, Witness
+from robustest.bounds.jacobian import exact_scores, gradient_intervals
+from robustest.bounds.lipschitz import Lipschitz, eclipse_constant, product_constant, rates_of
+from robustest.bounds.radius import largest_radius
+from robustest.bounds.region import Region
+from robustest.bounds.rounding import OUTWARD, U32
+from robustest.bounds.sparse_branch import sparse_distance
+from robustest.bounds.witness import (
+    Scorer,
+    distance,
+    find_in_box,
+    find_witness,
+    nearest_of,
+    pull_back,
+    rescore,
+)
+from robustest.classifiers.spec import InputSpec
+from robustest.errors import InvalidImage
+from robustest.images import as_unit
+
+_COUNTS: tuple[Norm, ...] = ("l0", "l0_dims")
+_QUERIES = 1000
+"""Images that the game's search may score for an upper end in L0."""
+_DEAREST: tuple[Norm, ...] = ("linf", "l2", "l1", "l0", "l0_dims")
+"""In the order in which one bound costs more."""
+
+
+_FIRST: dict[Norm, float] = {"linf": 0.5, "l2": 0.5, "l1": 0.4}
+"""Share of the upper end that is tried first as a radius, times the share that was proved in Linf."""
+
+
+class _Clock:
+    """Shares the time that is left among the steps that are still to come, by their weights.
+
+    Args:
+        end: this thread's CPU time at which all must be done. weights: of the steps, in their order.
+    """
+
+    def __init__(self, end: float, weights: Sequence[float]) -> None:
+        self.end = end
+        self.weights = list(weights)
+
+    def next(self) -> float:
+        """CPU time at which the next step should be done."""
+        now = time.thread_time()
+        share = max(0.0, self.end - now) * self.weights[0] / sum(self.weights)
+        del self.weights[0]
+        return now + share
+
+
+class Checker:
+    """Bounds of one network; what does not depend on the image is computed once.
+
+    Args:
+        graph: the network, read and checked by `graph_of`.
+        scorer: the classifier itself, which scores every witness.
+        executed: prove for the network as executed; else for exact real arithmetic.
+        spec: how the model file wants its images; certificates are made where it is known.
+    """
+
+    def __init__(
+        self, graph: BoundGraph, scorer: Scorer, *, executed: bool = True, spec: InputSpec | None = None
+    ) -> None:
+        self.graph = graph
+        self.spec = spec
+        self.scorer = scorer
+        self.executed = executed
+        exec_proof = executed and graph.unit >= U32
+        self.guarantee = Guarantee.PROOF_EXEC if exec_proof else Guarantee.PROOF_REAL
+        self.centred = CentredBounds(graph, unit=None if executed else 0.0)
+        self._constants: dict[str, list[Lipschitz]] = {}
+
+    def constants(self, norm: Norm) -> list[Lipschitz]:
+        """Global constants in a norm, computed on first use."""
+        if norm not in self._constants:
+            found: list[Lipschitz] = []
+            if norm in ("l1", "linf"):
+                found.append(product_constant(self.graph, norm))
+            if norm == "l2":
+                found.append(product_constant(self.graph, norm, self.drift.rates))
+                better = eclipse_constant(self.graph)
+                found.extend([better] if better is not None else [])
+            self._constants[norm] = found
+        return self._constants[norm]
+
+    @cached_property
+    def drift(self) -> ExecutionDrift:
+        """What execution can change of margins near an image, in L2."""
+        return ExecutionDrift(self.graph, rates_of(self.graph, "l2"))
+
+    @cached_property
+    def rounding(self) -> float:
+        """What execution can change of any margin, on any image in [0, 1]."""
+        if not self.executed:
+            return 0.0
+        with torch.no_grad():
+            box = Region.box_of(torch.zeros(1, self.graph.n_inputs), torch.ones(1, self.graph.n_inputs))
+            wide = propagate(self.graph, box, crown=False)
+            rows = margin_rows(self.graph.n_classes, torch.arange(self.graph.n_classes))[0].flatten(0, 1)
+            return float(gradient_intervals(self.graph, wide, rows[None])[2].max()) * OUTWARD
+
+    def bracket(
+        self,
+        image: NDArray[np.float32],
+        label: int,
+        *,
+        norms: Sequence[Norm] = ("l0", "l1", "l2", "linf"),
+        seconds: float = 10.0,
+        witnesses: Mapping[Norm, Sequence[NDArray[np.float32]]] | None = None,
+    ) -> dict[Norm, Bracket]:
+        """Brackets of one image.
+
+        Args:
+            image: (H, W, C) in [0, 1]. label: its true class; an image that is wrong already has distance 0.
+            norms: which distances.
+            seconds: CPU time for all norms together, beyond what the first bounds take.
+            witnesses: misclassified images that others found, per norm; each is scored again.
+        """
+        image = self._checked(image, label)
+        own = int(np.asarray(self.scorer(image[None])).argmax())
+        if own != label:
+            found = Witness(image, 0.0, own, "the image itself")
+            return {n: Bracket(n, None, found, "The image itself is misclassified.") for n in norms}
+        begin = time.thread_time()
+        ordered = sorted(norms, key=_DEAREST.index)
+        balls = [n for n in ordered if n not in _COUNTS]
+        # Attacks take a fixed number of steps, seldom their share; what they leave goes to the others.
+        clock = _Clock(begin + seconds, [0.5] * len(norms) + [2.0] * (len(norms) + ("linf" in norms)))
+        uppers = {n: self._upper(image, label, n, (witnesses or {}).get(n, ()), clock.next()) for n in norms}
+        point = torch.from_numpy(image).reshape(1, -1).double()
+        lowers: dict[Norm, Bound | None] = {}
+        first = 0.8
+        for norm in balls:
+            above = uppers[norm]
+            bound = self._radius(point, label, norm, above, first * _FIRST[norm], (clock.next(), clock.end))
+            if norm == "linf" and above is not None and bound.value > 0:
+                first = min(1.0, bound.value / above.value)
+            lowers[norm] = bound
+        for norm in norms:
+            if norm in _COUNTS:
+                lowers[norm], uppers[norm] = self._count(image, label, norm, uppers[norm], clock.next())
+        if "linf" in norms:
+            lowers["linf"], uppers["linf"] = self._branch(
+                image, label, lowers["linf"], uppers["linf"], clock.next() - time.thread_time()
+            )
+        _share(lowers)
+        uppers = {n: self._least(image, n, uppers) for n in norms}
+        return {n: Bracket(n, lowers[n], uppers[n], _note(lowers[n], uppers[n])) for n in norms}
+
+    def _least(self, image: NDArray[np.float32], norm: Norm, found: Mapping[Norm, Witness | None]) -> Witness | None:
+        """The nearest in one norm of the witnesses found in any."""
+        others = [
+            replace(w, value=distance(w.image, image, norm)) for n, w in found.items() if w is not None and n != norm
+        ]
+        return nearest_of(found[norm], *others)
+
+    def _checked(self, image: NDArray[np.float32], label: int) -> NDArray[np.float32]:
+        array = np.ascontiguousarray(image, dtype=np.float32)
+        if array.shape != self.graph.input_shape or not (array.min() >= 0 and array.max() <= 1):
+            raise InvalidImage(
+                f"image must be {self.graph.input_shape} with values in [0, 1]; got shape {array.shape} with values in "
+                f"[{array.min():g}, {array.max():g}]. Divide an 8-bit image by 255."
+            )
+        if not 0 <= label < self.graph.n_classes:
+            raise InvalidImage(f"label must be in 0..{self.graph.n_classes - 1}; got {label}.")
+        return array
+
+    def _upper(
+        self, image: NDArray[np.float32], label: int, norm: Norm, given: Sequence[NDArray[np.float32]], deadline: float
+    ) -> Witness | None:
+        found: Witness | None = None
+        if len(given):
+            stack = np.stack([np.asarray(g, dtype=np.float32) for g in given])
+            found = pull_back(self.scorer, image, label, stack, norm, "given")
+        if norm in ("l1", "l2", "linf"):
+            found = nearest_of(
+                found, find_witness(self.graph, self.scorer, image, label, norm, starts=given, deadline=deadline)
+            )
+        return found
+
+    def margins(self, region: Region, label: int, *, deadline: float = math.inf) -> Tensor:
+        """(B, K - 1) lower bounds of the margins over each region, by the cheap methods that suit its norm.
+
+        Bounds centred on the image lead where a move reaches few neurons (L0, L1, L2); CROWN's lines in Linf. After the
+        deadline (of this thread's CPU time) neurons keep the intervals that they have.
+        """
+        with torch.no_grad():
+            crown = None
+            if region.norm != "l1":
+                crown = margin_bounds(self.graph, region, label, executed=self.executed, deadline=deadline)
+            if region.norm == "linf":
+                assert crown is not None
+                return crown.lower
+            known = None
+            if crown is not None:
+                ends = crown.intervals
+                known = {i: (ends.lower[i], ends.upper[i]) for i in range(len(self.graph.nodes))}
+            state = self.centred.analyse(region, known, deadline=deadline)
+            rows, _ = margin_rows(self.graph.n_classes, torch.tensor([label]))
+            centred = self.centred.bound(state, rows[0]).value
+            return centred if crown is None else torch.maximum(centred, crown.lower)
+
+    def _bound(self, value: float, method: str, begin: float) -> Bound:
+        seconds = time.thread_time() - begin
+        return Bound(value, self.guarantee, method, self.graph.assumptions, seconds=seconds)
+
+    def _radius(
+        self, point: Tensor, label: int, norm: Norm, upper: Witness | None, first: float, until: tuple[float, float]
+    ) -> Bound:
+        """The radius that global constants and one relaxation of the region prove.
+
+        `first` is the share of the upper end to try first; `until` the CPU times when to be done, and when at the latest.
+        """
+        begin = time.thread_time()
+        channels = self.graph.input_shape[2]
+        scores, error = exact_scores(self.graph, point)
+        best = self._bound(0.0, "score gap", begin)
+        for constant in self.constants(norm):
+            value = constant.radius(scores[0], label, float(error.max()))
+            if value <= best.value:
+                continue
+            lost = self.rounding
+            if self.executed and norm == "l2":
+                lost = min(lost, float(self.drift.margins(point, label, value).max()))
+            value = constant.radius(scores[0], label, float(error.max()) + lost / 2)
+            if value > best.value:
+                best = self._bound(value, constant.method, begin)
+        top = upper.value if upper is not None else _diameter(point.shape[1], norm)
+
+        def gap(eps: float) -> float:
+            region = Region.ball(point, norm, eps, channels=channels)
+            return float(self.margins(region, label, deadline=until[1]).min())
+
+        gaps = scores[0, label] - scores[0]
+        start = float(torch.cat([gaps[:label], gaps[label + 1 :]]).min())
+        value = largest_radius(gap, top, start, first=first, deadline=until[0], latest=until[1])
+        if value > best.value:
+            best = self._bound(value, "CROWN" if norm == "linf" else "centred bounds and CROWN", begin)
+            best = replace(best, certificate=self._certificate(point, label, ball_claim(norm, value), best.method))
+        return best
+
+    def _certificate(
+        self, point: Tensor, label: int, claim: Mapping[str, Any], method: str, tree: Mapping[str, Any] | None = None
+    ) -> dict[str, Any] | None:
+        """What a second program needs to check a claim; None where the model is not a file of known digest."""
+        if self.spec is None or self.guarantee is not Guarantee.PROOF_EXEC:
+            return None
+        image = point.reshape(self.graph.input_shape).numpy().astype(np.float32)
+        return Certificate(
+            self.graph.digest,
+            self.spec,
+            image,
+            label,
+            None,
+            claim,
+            self.guarantee,
+            method,
+            self.graph.assumptions,
+            tree,
+        ).to_json()
+
+    def _count(
+        self, image: NDArray[np.float32], label: int, norm: Norm, upper: Witness | None, deadline: float
+    ) -> tuple[Bound, Witness | None]:
+        """How many pixels (or dimensions) must change, by branch and bound over groups of them.
+
+        Before the proofs begin the game's search is asked: each pixel that its answer needs less is a proof less to make.
+        """
+        begin = time.thread_time()
+        assert norm == "l0" or norm == "l0_dims"
+        played = find_adversarial(self.scorer, image, label, queries=_QUERIES).image
+        if played is not None:
+            upper = nearest_of(upper, rescore(self.scorer, image, label, as_unit(played)[None], norm, "game search"))
+        found = sparse_distance(
+            self.centred,
+            image,
+            label,
+            scorer=self.scorer,
+            norm=norm,
+            seconds=max(deadline - time.thread_time(), 0.0),
+            given=None if upper is None else upper.image,
+            record=self.spec is not None,
+        )
+        if found.witness is not None:
+            mine = rescore(self.scorer, image, label, found.witness[None], norm, "few-pixel search")
+            upper = nearest_of(upper, mine)
+        bound = self._bound(float(found.lower), "branch and bound over pixel groups", begin)
+        last = next((a for a in reversed(found.answers) if a.tree is not None), None)
+        if last is not None:
+            point, claim = torch.from_numpy(image), sparse_claim(norm, int(found.lower) - 1)
+            bound = replace(bound, certificate=self._certificate(point, label, claim, bound.method, last.tree))
+        return bound, upper
+
+    def _branch(
+        self, image: NDArray[np.float32], label: int, lower: Bound | None, upper: Witness | None, seconds: float
+    ) -> tuple[Bound | None, Witness | None]:
+        """Raise a proven Linf radius by optimised slopes and branching over ReLUs, for the time there is."""
+        begin = time.thread_time()
+        point = torch.from_numpy(image).reshape(1, -1).double()
+        rng = np.random.default_rng(0)
+        assert lower is not None
+        best, high = lower, upper.value if upper is not None else 1.0
+        while True:
+            left = seconds - (time.thread_time() - begin)
+            if left <= 0.05 or best.value <= 0 or high - best.value <= 0.02 * high:
+                return best, upper
+            middle = best.value + 0.4 * (high - best.value)
+            region = Region.ball(point, "linf", middle, channels=self.graph.input_shape[2])
+
+            def attack(starts: Tensor, region: Region = region) -> NDArray[np.float32] | None:
+                return find_in_box(
+                    self.graph,
+                    self.scorer,
+                    region.lower[0],
+                    region.upper[0],
+                    label,
+                    rng=rng,
+                    restarts=1,
+                    steps=30,
+                    starts=starts,
+                )
+
+            answer = prove_region(
+                self.graph, region, label, seconds=min(left, seconds / 3), executed=self.executed, attack=attack
+            )
+            if answer.proved:
+                how = "CROWN with optimised slopes" if answer.domains <= 1 else "branch and bound over ReLUs"
+                best = self._bound(middle, how, begin)
+            elif answer.witness is not None:
+                upper = nearest_of(
+                    upper, pull_back(self.scorer, image, label, answer.witness[None], "linf", "branch and bound")
+                )
+                high = upper.value if upper is not None else middle
+            else:
+                high = middle
+
+
+def _diameter(n: int, norm: Norm) -> float:
+    return {"l1": float(n), "l2": math.sqrt(n)}.get(norm, 1.0)
+
+
+def _share(lowers: dict[Norm, Bound | None]) -> None:
+    """`L1 >= L2 >= Linf`: a radius proved in one norm holds in a larger one."""
+    for small, large in (("linf", "l2"), ("linf", "l1"), ("l2", "l1")):
+        source, target = lowers.get(small), lowers.get(large)  # type: ignore[call-overload]
+        if source is not None and target is not None and source.value > target.value:
+            lowers[large] = source  # type: ignore[index]
+
+
+def _note(lower: Bound | None, upper: Witness | None) -> str:
+    if upper is None:
+        return "No misclassified image was found; that says nothing about how far one is."
+    return "" if lower is not None else "Nothing was proved."
