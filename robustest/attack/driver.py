@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from robustest.attack.memory import Keys
 from robustest.attack.record import Record, rounded_to_eight_bit, state_keys
 from robustest.attack.replay import replay
-from robustest.attack.scorer import Scorer, scorer_of
+from robustest.attack.scorer import Scorer, thread_of
 from robustest.attack.shrink import shrink
 from robustest.attack.task import Search, Strategy, Task
 from robustest.classifiers.batching import Batch
@@ -30,6 +30,7 @@ from robustest.results import AttackResult, Edits, Margins, Scores, Verdict
 
 _STALE_QUESTIONS = 1000  # in a row answered from memory alone: a search that turns in a circle
 _MOST_RESERVED = 200  # queries kept for shrinking, however many pixels there are
+_GAMES_BYTES, _PIXEL_BYTES = 1 << 30, 600  # of all games in a group; of what one game keeps of a pixel
 _EMPTY = Edits(np.zeros(0, np.int64), np.zeros((0, 1), np.float32), np.zeros(2, np.int64))
 
 
@@ -174,6 +175,16 @@ class _Asked:
     scores: Future[Scores]
 
 
+def usual_games(batch: Batch, shape: tuple[int, int, int]) -> int:
+    """Images in play at once, half of them a group, that fill the batches and leave room in memory.
+
+    A game asks about ten new states at a time.
+    """
+    wanted = min(32, -(-batch.rows // 8))
+    room = _GAMES_BYTES // (_PIXEL_BYTES * shape[0] * shape[1])
+    return 2 * max(1, min(wanted, room))
+
+
 def play(
     classifier: Classifier,
     jobs: Iterable[Job],
@@ -195,7 +206,7 @@ def play(
         games: images in play at once; None for as many as fill the batches.
         clock: is told where the time goes.
     """
-    places = games or 2 * max(1, min(32, -(-batch.rows // 8)))
+    places = games or usual_games(batch, shape)
     canvas = classifier.canvas(shape, slots=places, rows=batch.rows, pad=batch.pad)
     clean = _CleanScores(classifier)
     waiting = iter(jobs)
@@ -211,7 +222,8 @@ def play(
         clock.score += time.perf_counter() - started
         return scores
 
-    with scorer_of(classifier) as scorer:
+    with thread_of(classifier) as thread:
+        scorer = Scorer(score, thread, full=batch.rows if batch.pad else None)
         while not exhausted or any(groups) or any(asked):
             for turn in (0, 1):
                 pending = asked[turn]
@@ -219,7 +231,7 @@ def play(
                 asked[turn] = None
                 if pending is not None:
                     started = time.perf_counter()
-                    scores = pending.scores.result()
+                    scores = scorer.answer(pending.scores)
                     clock.wait += time.perf_counter() - started
                     groups[turn], finished = _answer(classifier, pending, scores, clean, clock)
                     free.extend(game.slot for game in finished)
@@ -230,11 +242,11 @@ def play(
                         exhausted = True
                         break
                     game = _Game(job, strategy, free.popleft())
-                    scorer.submit(canvas.place, game.slot, job.task.image)  # before any score: one thread, in order
+                    thread.submit(canvas.place, game.slot, job.task.image)  # before any score: one thread, in order
                     groups[turn].append(game)
                 if groups[turn]:
                     started, scored = time.perf_counter(), clock.score
-                    asked[turn] = _ask(score, groups[turn], scorer)
+                    asked[turn] = _ask(groups[turn], scorer)
                     clock.merge += time.perf_counter() - started
                     if not classifier.info.beside:
                         clock.merge -= clock.score - scored
@@ -244,7 +256,7 @@ def play(
     clean.check()
 
 
-def _ask(score: Callable[[NDArray[np.int64], Edits], Scores], games: list[_Game], scorer: Scorer) -> _Asked:
+def _ask(games: list[_Game], scorer: Scorer) -> _Asked:
     """Merge the questions of a group, leave out what is remembered or beyond the budget, and send the rest."""
     merged = Edits.joined([game.question for game in games])
     if all(game.task.eight_bit for game in games):
@@ -273,7 +285,7 @@ def _ask(score: Callable[[NDArray[np.int64], Edits], Scores], games: list[_Game]
     sent = merged if places is None else merged.take(places)
     slots = np.repeat(np.array([game.slot for game in games]), counts)
     worked(total)
-    future = scorer.submit(score, slots, sent) if total else _nothing()
+    future = scorer.ask(slots, sent) if total else _nothing()
     return _Asked(games, bounds, keys, known, places, counts, cut, sent, future)
 
 

@@ -125,12 +125,14 @@ def iter_adversarials(
     *,
     batch: int | None = None,
     strategy: Strategy | None = None,
+    games: int | None = None,
     clock: Clock | None = None,
 ) -> Iterator[tuple[int, AttackResult]]:
     """As `find_adversarials` on checked input, yielding (index, result) as each image is finished.
 
     Args:
-        strategy: a search in place of the one that `settings.attack` names. clock: is told where the time goes.
+        strategy: a search in place of the one that `settings.attack` names.
+        games: images in play at once; None for as many as fill the batches. clock: is told where the time goes.
     """
     if not len(images):
         return
@@ -157,4 +159,4 @@ def iter_adversarials(
             )
             yield Job(index, task, image_digest(image))
 
-    yield from play(classifier, jobs(), search, shape=shape, batch=how, clock=clock)
+    yield from play(classifier, jobs(), search, shape=shape, batch=how, games=games, clock=clock)

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from robustest.attack.driver import Job, play
+from robustest.attack.driver import Job, play, usual_games
 from robustest.attack.find import strategy_named
 from robustest.attack.task import Notes, Strategy, Task
 from robustest.audit.deaths import death_noted, noted_death, suspect
@@ -146,8 +146,7 @@ class _Work:
         self.done: set[int] = set()
         self.finished = 0
         self.began = time.monotonic()
-        full = 2 * max(1, min(32, -(-plan.rows // 8)))
-        self.places = max(1, min(full, -(-plan.data.count // max(1, workers))))
+        self.places = max(1, min(usual_games(self.batch, plan.data.shape), -(-plan.data.count // max(1, workers))))
         self.maps = _SALIENCY_BYTES // (4 * plan.data.shape[0] * plan.data.shape[1])
         heart.rate = self.rate
         self.asked: Any = as_unit(self.images.pixels[list(plan.probe)])
