@@ -21,6 +21,7 @@ from robustest.attack.search_beliefs import Beliefs
 from robustest.attack.search_blocks import floods, settle, spreads, thin
 from robustest.attack.search_guide import LARGE, regions_of
 from robustest.attack.search_moves import Ahead, climbing_moves, swapping_moves
+from robustest.attack.search_pace import FIRST_STAGE, stages, tells_nothing
 from robustest.attack.search_palette import Palette
 from robustest.attack.search_rivals import Rivals
 from robustest.attack.search_states import Batch, Ints, State, prefixes
@@ -33,7 +34,7 @@ Asking = Generator[Edits, Margins, Margins]
 Playing = Generator[Edits, Margins, None]
 Growing = Generator[Edits, Margins, tuple[State, float] | None]
 
-_FIRST_STAGE = 200
+_FLAT = 3  # questions in a row that told nothing, because the scores are saturated: another way must be found
 _NEAREST = -1  # no rival in particular: whichever is nearest
 
 
@@ -114,7 +115,7 @@ class _Play:
             return
         if self.large and self.left > 0:
             yield from self._spread()
-        for spent in [self.queries] if self.large else _stages(self.queries):
+        for spent in [self.queries] if self.large else stages(self.queries):
             self.until = self.queries - spent
             yield from self._stage(spent)
             if self.best is not None and len(self.best) == 1:
@@ -122,7 +123,7 @@ class _Play:
 
     def _stage(self, spent: int) -> Playing:
         """Learn of single edits, find a state that flips, and make it smaller until that many queries are spent."""
-        early = self.until > 0 and spent <= _FIRST_STAGE  # what is found so early need not be small yet
+        early = self.until > 0 and spent <= FIRST_STAGE  # what is found so early need not be small yet
         self._aim_at(_NEAREST)
         yield from self._screen(spent)
         yield from self._leap()
@@ -224,13 +225,16 @@ class _Play:
     def _singles(self, stop: float) -> Playing:
         """Go on with single edits until no more than `stop` queries are left, or the best is another, and small."""
         beliefs, tuning = self.beliefs, self.tuning
-        best = self.best
+        best, flat = self.best, 0
         while self.left > stop and (self._far() or self.best is best):
+            if flat == _FLAT and self._far() and not self.large:
+                return
             cells, colours = beliefs.top(beliefs.drawn(tuning.optimism, but=self.alone), tuning.batch)
             if not len(cells):
                 self.singles_left = False
                 return
             margins = yield from self.ask(Batch.square(cells[:, None], colours[:, None]))
+            flat = flat + 1 if tells_nothing(margins, self.clean) else 0
             drops = self.clean - margins
             beliefs.learn(cells, colours, drops, noise=tuning.surprise)
             beliefs.tune(cells, colours, drops)
@@ -254,7 +258,7 @@ class _Play:
             What it built and its margin, where that has one edit fewer than the best; else None.
         """
         beliefs, tuning = self.beliefs, self.tuning
-        state, stalled, rounds = State.empty(), 0, 0
+        state, stalled, rounds, flat = State.empty(), 0, 0, 0
         margin = self.clean if self.rivals is None or self.aim == _NEAREST else float(self.rivals.clean[self.aim])
         tallest = min(tuning.tallest, len(beliefs.cell_of_pixel) // 2)
         while self.left > self.until and len(state) + 1 < min(
@@ -269,6 +273,9 @@ class _Play:
                 return None
             batch, added, sizes = moves
             margins = yield from self._weigh(batch)
+            flat = flat + 1 if tells_nothing(margins, margin) else 0
+            if flat == _FLAT:
+                return None
             singles = len(added)
             beliefs.learn(added.cells, added.colours, margin - margins[:singles], noise=tuning.context)
             # Several edits at once are worth it where they bring more than their number's share.
@@ -380,12 +387,3 @@ class _Play:
                 need = yield from self._needs(current, margin)
                 beliefs.forget(0.7)
                 beliefs.borrow()
-
-
-def _stages(queries: int) -> list[int]:
-    """Queries spent at the end of each stage: 200, 1,000, 5,000, ... and the budget."""
-    ends, stage = [], _FIRST_STAGE
-    while stage < queries:
-        ends.append(stage)
-        stage *= 5
-    return [*ends, queries]

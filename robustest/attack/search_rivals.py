@@ -51,6 +51,8 @@ class Rivals:
 
     def ranked(self) -> list[int]:
         """Rivals by how many edits each would take, were all as good as the best ones tried."""
+        if not self.singles:
+            return list(range(len(self.classes)))
         drops = np.concatenate([drops for _, _, drops in self.singles])
         strongest = np.sort(drops, axis=0)[-_STRONGEST:].mean(axis=0)
         cost = np.where(strongest > 0, self.clean / np.maximum(strongest, 1e-12), np.inf)

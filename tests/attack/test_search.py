@@ -249,3 +249,17 @@ def _margins(question: Edits) -> np.ndarray:
     """A margin that falls with the pixels' numbers, and flips at a sum of 150."""
     sums = np.bincount(question.rows, weights=question.pixels, minlength=len(question))
     return 5 - sums / 30
+
+
+def test_where_scores_are_saturated_no_queries_go_into_building_a_state_edit_by_edit() -> None:
+    """Probabilities are exactly 1 and 0 until 12 pixels are bright: single edits and small sets tell nothing."""
+
+    def score(images: np.ndarray) -> np.ndarray:
+        logits = 400 - 40 * images.reshape(len(images), -1).astype(np.float64).sum(axis=1)
+        own = np.float32(1 / (1 + np.exp(-np.clip(logits, -700, 700))))
+        return np.stack([own, 1 - own], axis=1).astype(np.float32)
+
+    blank = np.zeros((1, 16, 16, 1), np.uint8)
+    (result,) = attack(score, blank, queries=400)
+    assert result.l0_pixels == 11  # at 10 the two are level, which is no flip
+    assert result.minimal

@@ -1,0 +1,24 @@
+"""How the few-pixel search paces itself: the stages of its budget, and when its questions tell nothing."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from robustest.results import Margins
+
+FIRST_STAGE = 200  # queries
+_GROWTH = 5
+
+
+def stages(queries: int) -> list[int]:
+    """Queries spent at the end of each stage: 200, 1,000, 5,000, ... and the budget."""
+    ends, stage = [], FIRST_STAGE
+    while stage < queries:
+        ends.append(stage)
+        stage *= _GROWTH
+    return [*ends, queries]
+
+
+def tells_nothing(margins: Margins, margin: float) -> bool:
+    """True where all margins are the same as that one, but for rounding: the scores are saturated."""
+    return bool((np.abs(margins - margin) <= 1e-6 * abs(margin)).all())
