@@ -143,7 +143,7 @@ class Beliefs:
         self._surprise += float((surprise**2 / total).sum())
         self._count += len(drops)
         around = cells[:, None] + self._offsets
-        angles = np.einsum("vnkc,nc->vnk", self._angle[:, around], self._angle[colours, cells])
+        angles = self._cosines(around, cells, colours)
         correlation = self._near * (self._floor + (1 - self._floor) * np.maximum(angles, 0))
         # What is known of an edit, or of the one beside it, is its own and not shared: the posterior correlation is lower.
         known = self.deviation[:, around] / np.maximum(self.size[:, around], np.float32(1e-9))
@@ -165,6 +165,14 @@ class Beliefs:
         self._share[places] = 0
         np.add.at(self._told, (colours, self._region[cells]), surprise * size)
         np.add.at(self._heard, (colours, self._region[cells]), size**2)
+
+    def _cosines(self, around: Ints, cells: Ints, colours: Ints) -> Floats:
+        """(V, N, K) cosine between N edits and those of K cells around each; added up channel by channel, in this order."""
+        total = np.zeros((self.colours, *around.shape), np.float32)
+        for channel in range(self._angle.shape[2]):
+            own = self._angle[colours, cells, channel]
+            total += self._angle[:, around, channel] * own[:, None]
+        return total
 
     def borrow(self) -> None:
         """Spread what the regions have in common to pixels not yet known of, and start to listen anew."""
