@@ -45,6 +45,7 @@ class Tuning:
     batch: states a question.
     screening: share of the queries for single edits; the tenth of it where only the label is given.
     optimism: deviations added to a mean when an edit is chosen.
+    caution: the same for single edits of a large image, which are too many to try all that might be good.
     surprise: relative variance of what else moves the margin when a single edit of the clean image is scored.
     context: the same when the edit is made in a state with others, whose effects interfere.
     direct: size of a first success that is good enough to go on from.
@@ -59,6 +60,7 @@ class Tuning:
     batch: int = 16
     screening: float = 0.2
     optimism: float = 1.5
+    caution: float = 1.0
     surprise: float = 0.1
     context: float = 3.0
     direct: int = 8
@@ -94,6 +96,7 @@ class _Play:
         )
         self.clean, self.label_only = task.clean_margin, task.decision_only
         self.large = far and not self.label_only
+        self.boldness = tuning.caution if self.large else tuning.optimism
         self.queries, self.left = task.queries, task.queries
         # A state's key is the sum of its edits' keys: what is asked again is remembered by the driver and costs nothing.
         self.keys = rng.integers(2**63, size=self.beliefs.mean.shape)
@@ -129,7 +132,7 @@ class _Play:
         yield from self._leap()
         if not early and not self.label_only and (self.best is None or len(self.best) > self.tuning.direct):
             yield from self._climb()
-        if self.large and self._far():
+        if self.large and (self.best is None or len(self.best) > len(self.dots) + len(self.built)):
             yield from settle(self, self.dots, self.built, until=self.left / 4)
         yield from self._force()
         if self.large:
@@ -208,12 +211,13 @@ class _Play:
             yield from self.ask(Batch.of(floods(strongest, self.beliefs, self.rng)))
 
     def _hopeless(self, size: int, margin: float, spent: int) -> bool:
-        """True where a large image's margin falls so slowly that no small set will come of building it edit by edit."""
-        times = self.clean / max(self.clean - margin, 1e-9)  # how much higher it must be built
-        # Where the few hundred best edits flip together, the best of them will do more than they did so far.
-        hope = 2 if self.best is not None and len(self.best) <= self.tuning.prefix else 1
-        high, long = times * size > hope * self.tuning.tallest, (times - 1) * spent > hope * self.left
-        return self.large and self._far() and (high or long)
+        """True where a large image's margin, `size` edits away, has fallen so little that no small set will be built."""
+        times = self.clean / max(self.clean - margin, 1e-9)  # how much more it takes
+        # Where a few hundred edits flip together, the best of them will do more than they did so far.
+        hope = 3 if self.best is not None and len(self.best) <= self.tuning.prefix else 1
+        if not self.large or not self._far() or spent < hope * self.tuning.trust * self.tuning.batch:
+            return False
+        return times * size > hope * self.tuning.tallest or (times - 1) * spent > hope * self.left
 
     def _screen(self, spent: int) -> Playing:
         """Try single edits where the drawn upper bound is highest: in all a share of what this stage's end will have spent."""
@@ -229,7 +233,7 @@ class _Play:
         while self.left > stop and (self._far() or self.best is best):
             if flat == _FLAT and self._far() and not self.large:
                 return
-            cells, colours = beliefs.top(beliefs.drawn(tuning.optimism, but=self.alone), tuning.batch)
+            cells, colours = beliefs.top(beliefs.drawn(self.boldness, but=self.alone), tuning.batch)
             if not len(cells):
                 self.singles_left = False
                 return
@@ -260,11 +264,12 @@ class _Play:
         beliefs, tuning = self.beliefs, self.tuning
         state, stalled, rounds, flat = State.empty(), 0, 0, 0
         margin = self.clean if self.rivals is None or self.aim == _NEAREST else float(self.rivals.clean[self.aim])
+        height, lowest = 0, margin  # of the farthest leap
         tallest = min(tuning.tallest, len(beliefs.cell_of_pixel) // 2)
         while self.left > self.until and len(state) + 1 < min(
             tallest, tallest if self.best is None else len(self.best)
         ):
-            if rounds >= tuning.trust and self._hopeless(len(state), margin, rounds * tuning.batch):
+            if self._hopeless(height, lowest, rounds * tuning.batch):
                 self.built = state
                 return None
             rounds += 1
@@ -276,6 +281,8 @@ class _Play:
             flat = flat + 1 if tells_nothing(margins, margin) else 0
             if flat == _FLAT:
                 return None
+            farthest = int(margins.argmin())
+            height, lowest = len(state) + int(sizes[farthest]), float(margins[farthest])
             singles = len(added)
             beliefs.learn(added.cells, added.colours, margin - margins[:singles], noise=tuning.context)
             # Several edits at once are worth it where they bring more than their number's share.
