@@ -56,11 +56,12 @@ def discrete_gaussian(shape: tuple[int, ...], sigma: float, *, rng: np.random.Ge
 
 
 @dataclass(frozen=True, slots=True)
-class Smoothed:
-    """What smoothing found about one image.
+class Voted:
+    """What a vote found about one image.
 
-    label: the smoothed classifier's class, or None if it abstains. count: votes of that class among `of`.
-    bound: L2 distance (images in [0, 1]) within which the *smoothed* classifier keeps its class; None if it abstains.
+    label: the class of the smoothed (or ablated) classifier, None if it abstains. count: votes of it among `of`.
+    bound: within which *that* classifier keeps its class, an L2 distance between images in [0, 1] (or a number of
+        pixels); None if it abstains.
     """
 
     label: int | None
@@ -79,7 +80,7 @@ def smooth(
     confidence: float = 0.999,
     batch: int = 1000,
     rng: np.random.Generator,
-) -> Smoothed:
+) -> Voted:
     """Certify the smoothed classifier around one 8-bit image.
 
     Args:
@@ -92,14 +93,13 @@ def smooth(
         rng: stream of the noise.
     """
     started = time.thread_time()
-    first = _votes(classify, image, sigma, choose, batch, rng)
-    label = int(np.bincount(first).argmax())
-    votes = _votes(classify, image, sigma, samples, batch, rng)
-    count = int((votes == label).sum())
-    low = _least_share(count, samples, confidence) - image.size * _DRAW_SLACK
+    label, count, low = _elected(
+        lambda count: _votes(classify, image, sigma, count, batch, rng), samples, choose, confidence
+    )
+    low -= image.size * _DRAW_SLACK
     radius = smoothing_radius(low, sigma)
     if radius is None:
-        return Smoothed(None, count, samples, None)
+        return Voted(None, count, samples, None)
     says = (
         "About the smoothed classifier (most frequent class under noise), not the classifier itself.",
         f"Between 8-bit images; discrete Gaussian noise, sigma {sigma:g}/255; {samples} votes, numpy's generator taken "
@@ -108,7 +108,16 @@ def smooth(
     bound = Bound(
         radius, Guarantee.PROBABILISTIC, "randomized smoothing", says, confidence, time.thread_time() - started
     )
-    return Smoothed(label, count, samples, bound)
+    return Voted(label, count, samples, bound)
+
+
+def _elected(
+    votes: Callable[[int], NDArray[np.int64]], samples: int, choose: int, confidence: float
+) -> tuple[int, int, float]:
+    """The class that `choose` votes name, how many of `samples` fresh votes it gets, and the least share that it has."""
+    label = int(np.bincount(votes(choose)).argmax())
+    count = int((votes(samples) == label).sum())
+    return label, count, _least_share(count, samples, confidence)
 
 
 def _least_share(count: int, of: int, confidence: float) -> float:
@@ -150,16 +159,6 @@ def smoothing_radius(low: float, sigma: float) -> float | None:
     return math.sqrt(2 * best) * sigma / 255 * (1 - 1e-9)
 
 
-@dataclass(frozen=True, slots=True)
-class Ablated:
-    """What ablation found about one image; fields as of `Smoothed`, the bound in pixels."""
-
-    label: int | None
-    count: int
-    of: int
-    bound: Bound | None
-
-
 def ablate(
     classify: Label,
     image: NDArray[np.float32],
@@ -170,7 +169,7 @@ def ablate(
     confidence: float = 0.999,
     batch: int = 1000,
     rng: np.random.Generator,
-) -> Ablated:
+) -> Voted:
     """Certify the ablated classifier around one image: in how many pixels it may change.
 
     Args:
@@ -196,12 +195,10 @@ def ablate(
             found.append(classify(np.concatenate([image * left, left], axis=3)))
         return np.concatenate(found).astype(np.int64)
 
-    label = int(np.bincount(votes(choose)).argmax())
-    count = int((votes(samples) == label).sum())
-    low = _least_share(count, samples, confidence)
+    label, count, low = _elected(votes, samples, choose, confidence)
     pixels = ablation_radius(low, places, keep)
     if pixels is None:
-        return Ablated(None, count, samples, None)
+        return Voted(None, count, samples, None)
     says = (
         "About the ablated classifier (most frequent class of images with few pixels left), not the classifier itself.",
         f"{keep} of {places} pixels left; {samples} votes, numpy's generator taken as random.",
@@ -215,7 +212,7 @@ def ablate(
         confidence,
         time.thread_time() - started,
     )
-    return Ablated(label, count, samples, bound)
+    return Voted(label, count, samples, bound)
 
 
 def ablation_radius(low: float, places: int, keep: int) -> int | None:
