@@ -326,9 +326,6 @@ def least_change(region: Region, gains: Tensor, centre: Tensor, radius: Tensor |
         return gains.sum(-1)
     if region.norm in ("l0", "l0_dims"):
         return region.best_units(gains)
-    down, up = (region.centre - region.lower)[:, None], (region.upper - region.centre)[:, None]
     rise = (-centre if radius is None else radius - centre).clamp_min(0)
     fall = (centre if radius is None else radius + centre).clamp_min(0)
-    rate, room = torch.maximum(rise, fall), torch.maximum(up, down).expand_as(rise)
-    gained = region.knapsack(rate, room) if region.norm == "l1" else region.ball_and_box(rate, room)
-    return -gained
+    return -region.most_gained(rise, fall)

@@ -61,30 +61,60 @@ class Leaf:
                     mine = np.partition(mine, mine.shape[1] - budget, axis=1)[:, mine.shape[1] - budget :]
                 total += mine.sum(axis=1)
             return total
-        rate = np.abs(centre) + radius
-        room = np.broadcast_to(np.maximum(self.centre - self.lower, self.upper - self.centre), rate.shape)
-        return _l1_most(rate, room, self.eps) if self.norm == "l1" else _l2_most(rate, room, self.eps)
+        fall, rise = np.maximum(radius + centre, 0), np.maximum(radius - centre, 0)
+        ways = (fall, self.centre - self.lower), (rise, self.upper - self.centre)
+        return _l1_most(ways, self.eps) if self.norm == "l1" else _l2_most(ways, self.eps)
 
 
-def _l1_most(rate: Array, room: Array, eps: float) -> Array:
-    """Fractional knapsack by its dual at every breakpoint: any price gives an upper bound."""
-    order = np.argsort(-rate, axis=1)
-    sorted_rate = np.take_along_axis(rate, order, 1)
-    spent = np.cumsum(np.take_along_axis(room, order, 1), axis=1)
-    last = np.minimum((spent < eps).sum(axis=1), rate.shape[1] - 1)
-    price = sorted_rate[np.arange(len(rate)), last]
-    return np.asarray(price * eps + (room * np.maximum(rate - price[:, None], 0)).sum(axis=1))
+Ways = tuple[tuple[Array, Array], tuple[Array, Array]]
+"""Of a move downwards and of one upwards: what a unit of it takes, (R, n) >= 0, and how far the box lets it go, (n,)."""
 
 
-def _l2_most(rate: Array, room: Array, eps: float) -> Array:
-    """Best of a row of Lagrange multipliers: any positive one gives an upper bound."""
-    size = np.linalg.norm(rate, axis=1)
-    best = np.minimum(size * eps, (rate * room).sum(axis=1))
-    for share in np.logspace(0, -4, 40):
-        price = np.maximum(size / (2 * max(eps, 1e-300)) * share, 1e-300)[:, None]
-        move = np.minimum(rate / (2 * price), room)
-        best = np.minimum(best, (rate * move - price * move**2).sum(axis=1) + price[:, 0] * eps**2)
-    return np.asarray(best)
+def _l1_most(ways: Ways, eps: float) -> Array:
+    """Fractional knapsack by its dual: any price gives an upper bound, each dimension going its better way at it.
+
+    The price is halved towards the one at which what is worth more than it just uses up the budget.
+    """
+    low = np.zeros(len(ways[0][0]))
+    high = np.maximum(ways[0][0].max(axis=1), ways[1][0].max(axis=1))
+    ends = []
+    for _ in range(40):
+        middle = (low + high) / 2
+        worth = [room * np.maximum(rate - middle[:, None], 0) for rate, room in ways]
+        room = np.where(worth[0] >= worth[1], ways[0][1] * (worth[0] > 0), ways[1][1])
+        long = room.sum(axis=1, where=np.maximum(worth[0], worth[1]) > 0) > eps
+        low, high = np.where(long, middle, low), np.where(long, high, middle)
+    for price in (low, high):
+        worth = [room * np.maximum(rate - price[:, None], 0) for rate, room in ways]
+        ends.append(price * eps + np.maximum(*worth).sum(axis=1))
+    return np.asarray(np.minimum(*ends))
+
+
+def _l2_most(ways: Ways, eps: float) -> Array:
+    """Lagrange dual at the price where the move is as long as the radius: any positive price gives an upper bound.
+
+    Each dimension moves by `min(rate / (2 price), room)` its better way; that shortens as the price grows, so the price
+    is found by halving its logarithm.
+    """
+    size = np.sqrt(np.square(np.maximum(*(rate * (room > 0) for rate, room in ways))).sum(axis=1))
+    best = np.minimum(size * eps, np.maximum(*(rate * room for rate, room in ways)).sum(axis=1))
+    if not eps > 0:
+        return np.asarray(best)
+
+    def moved(price: Array) -> tuple[Array, Array]:
+        moves = [np.minimum(rate / (2 * price[:, None]), room) for rate, room in ways]
+        gains = [rate * m - price[:, None] * m**2 for (rate, _), m in zip(ways, moves, strict=True)]
+        down = gains[0] >= gains[1]
+        length = np.square(np.where(down, moves[0], moves[1])).sum(axis=1)
+        return length, np.where(down, gains[0], gains[1]).sum(axis=1)
+
+    high = np.log(np.maximum(size / (2 * eps), 1e-200))
+    low = high - 20.0
+    for _ in range(30):
+        middle = (low + high) / 2
+        long = moved(np.exp(middle))[0] > eps**2
+        low, high = np.where(long, middle, low), np.where(long, high, middle)
+    return np.asarray(np.minimum(best, moved(np.exp(high))[1] + np.exp(high) * eps**2))
 
 
 @dataclass(slots=True)
@@ -168,19 +198,23 @@ def _tighten(model: Model, at: int, leaf: Leaf, state: _State, low: Array, high:
 def _lost(model: Model, start: int, forms: Array, leaf: Leaf, state: _State) -> tuple[Array, Array]:
     """The most that forms on a layer can fall from their base value, (R,), and their linear parts on the image, (R, n).
 
-    The better of secants, CROWN's lines, and CROWN's lines on the last ReLU alone.
+    The best of secants, CROWN's lines, CROWN's lines on the last ReLU alone, and there its upper line with the tangent.
     """
     last = max((i for i in range(1, start) if model.layers[i].leak is not None), default=0)
-    ways: list[set[int]] = [set(), {last}, set(range(start))]
-    tried = [_push(model, start, forms, leaf, state, lines) for lines in ways]
+    ways: list[tuple[set[int], bool]] = [(set(), False), ({last}, True), (set(range(start)), True)]
+    if start == len(model.layers) - 1:
+        ways.append(({last}, False))
+    tried = [_push(model, start, forms, leaf, state, lines, both) for lines, both in ways]
     lost = np.stack([t[0] for t in tried])
     best = lost.argmin(axis=0)
     rows = np.arange(len(forms))
     return lost[best, rows], np.stack([t[1] for t in tried])[best, rows]
 
 
-def _push(model: Model, start: int, forms: Array, leaf: Leaf, state: _State, lines: set[int]) -> tuple[Array, Array]:
-    """As `_lost`, with CROWN's lines on the ReLUs in `lines` and secants on the others."""
+def _push(
+    model: Model, start: int, forms: Array, leaf: Leaf, state: _State, lines: set[int], both: bool
+) -> tuple[Array, Array]:
+    """As `_lost`, with CROWN's upper line (its lower one too if `both`) on the ReLUs in `lines`, secants on the others."""
     held: dict[int, tuple[Array, Array]] = {start: (forms, np.zeros_like(forms))}
     lost = np.zeros(len(forms))
     for at in range(start, 0, -1):
@@ -193,7 +227,7 @@ def _push(model: Model, start: int, forms: Array, leaf: Leaf, state: _State, lin
         elif layer.leak is not None:
             before = layer.inputs[0]
             z0, low, high = state.base[before], state.low[before], state.high[before]
-            centre, radius, more = _relu(centre, radius, layer.leak, z0, low, high, at in lines)
+            centre, radius, more = _relu(centre, radius, layer.leak, z0, low, high, at in lines, both)
             lost += more
         for i in layer.inputs:
             if i in held:
@@ -205,7 +239,7 @@ def _push(model: Model, start: int, forms: Array, leaf: Leaf, state: _State, lin
 
 
 def _relu(
-    centre: Array, radius: Array, leak: float, z0: Array, low: Array, high: Array, line: bool
+    centre: Array, radius: Array, leak: float, z0: Array, low: Array, high: Array, line: bool, both: bool
 ) -> tuple[Array, Array, Array]:
     """Forms on the change of a ReLU to forms on the change of its input, and what that loses."""
 
@@ -230,7 +264,7 @@ def _relu(
     crossing = (low < 0) & (high > 0)
     above = np.where(crossing, np.clip(chord, leak, 1.0), np.where(low >= 0, 1.0, leak))
     gap = np.where(crossing, relu(low) + above * (z0 - low) - relu(z0), 0.0)
-    below = np.where(crossing, np.where(high > -low, 1.0, leak), above)
+    below = np.where(crossing, np.where(high > -low, 1.0, leak) if both else np.where(z0 > 0, 1.0, leak), above)
     dip = np.where(crossing, relu(z0) - below * z0, 0.0)
     slack = _TINY * (np.abs(low) + np.abs(high))
     loss = -(minus @ (np.maximum(gap, 0) + slack)) + plus @ (np.maximum(dip, 0) + slack)

@@ -257,18 +257,22 @@ class Region:
                 total = total + (best * (torch.arange(most) < self.budget[:, g, None, None])).sum(-1)
         return total
 
-    def knapsack(self, rate: Tensor, room: Tensor) -> Tensor:
+    def knapsack(self, rate: Tensor, room: Tensor, other: tuple[Tensor, Tensor] | None = None) -> Tensor:
         """(B, R) most that can be gained at these rates per unit of L1, each within its room: a dual value.
 
         For any price >= 0 the gain is at most `price * eps + sum(room * max(rate - price, 0))`; the best price is
-        the rate of the item at which the budget runs out.
+        the rate of the item at which the budget runs out. An item that can move either way, at `other` rate and room
+        the other way, counts with the better of its two ways at that price.
         """
         with torch.no_grad():
             ordered, order = rate.sort(-1, descending=True)
             spent = room.expand_as(rate).gather(-1, order).cumsum(-1)
             last = (spent < self.eps[:, None, None]).sum(-1, keepdim=True)
             price = torch.where(last < rate.shape[-1], ordered.gather(-1, last.clamp_max(rate.shape[-1] - 1)), 0.0)
-        return price[..., 0] * self.eps[:, None] + (room * (rate - price).clamp_min(0)).sum(-1)
+        gained = room * (rate - price).clamp_min(0)
+        if other is not None:
+            gained = torch.maximum(gained, other[1] * (other[0] - price).clamp_min(0))
+        return price[..., 0] * self.eps[:, None] + gained.sum(-1)
 
     def _multiplier(self, size: Tensor, room: Tensor) -> Tensor:
         """(B, R, 1) price per unit of squared length, approached from above; any positive value is sound."""
@@ -287,14 +291,33 @@ class Region:
         found: Tensor = price
         return found
 
-    def ball_and_box(self, size: Tensor, room: Tensor) -> Tensor:
-        """(B, R) most that `size . d` can be for `||d|| <= eps`, `0 <= d <= room`: the better of two dual values."""
+    def ball_and_box(self, size: Tensor, room: Tensor, other: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        """(B, R) most that `size . d` can be for `||d|| <= eps`, `0 <= d <= room`: the best of three dual values.
+
+        An item that can move either way, with `other` size and room the other way, counts with the better of its ways:
+        for any price the gain is at most `price * eps^2` plus the sum of each item's most of `size d - price d^2`.
+        """
         with torch.no_grad():
             price = self._multiplier(size, room)
-        move = torch.minimum(size / (2 * price), room)
-        dual = (size * move - price * move.square()).sum(-1) + price[..., 0] * (self.eps**2)[:, None]
+        gained, most = _gained(size, room, price), size * room
+        if other is not None:
+            gained = torch.maximum(gained, _gained(*other, price))
+            most = torch.maximum(most, other[0] * other[1])
+            size = torch.maximum(size, torch.where(other[1] > 0, other[0], 0.0))
+        dual = gained.sum(-1) + price[..., 0] * (self.eps**2)[:, None]
         dual = torch.minimum(dual, size.norm(dim=-1) * self.eps[:, None])
-        return torch.minimum(dual, (size * room).sum(-1))
+        return torch.minimum(dual, most.sum(-1))
+
+    def most_gained(self, rise: Tensor, fall: Tensor) -> Tensor:
+        """(B, R) most that moves of the ball can gain at rates `rise` upwards and `fall` downwards, (B, R, n) >= 0.
+
+        For L1 and L2. Each dimension has the room that the box leaves it in that direction: none upwards from 1.
+        """
+        up, down = (self.upper - self.centre)[:, None], (self.centre - self.lower)[:, None]
+        upwards = rise * up >= fall * down
+        rate, room = torch.where(upwards, rise, fall), torch.where(upwards, up, down)
+        other = torch.where(upwards, fall, rise), torch.where(upwards, down, up)
+        return self.knapsack(rate, room, other) if self.norm == "l1" else self.ball_and_box(rate, room, other)
 
     def argmin_linear(self, form: Tensor) -> Tensor:
         """(B, R, n) a point of the region at which each form is (nearly) least: a candidate for an attack."""
@@ -335,6 +358,12 @@ class Region:
             allowed = (torch.arange(most) < self.budget[:, g, None, None]) & (value < 0)
             chosen |= torch.zeros_like(chosen).scatter(-1, index, allowed)
         return chosen
+
+
+def _gained(size: Tensor, room: Tensor, price: Tensor) -> Tensor:
+    """Most of `size d - price d^2` for `0 <= d <= room`, entry by entry."""
+    move = torch.minimum(size / (2 * price), room)
+    return size * move - price * move.square()
 
 
 def _apply(form: Tensor, point: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 from scipy.optimize import linprog, minimize
 
 from robustest.bounds.guarantee import Norm
+from robustest.bounds.recheck_bounds import Leaf
 from robustest.bounds.region import Region
 from robustest.errors import InvalidSetting
 
@@ -126,3 +127,45 @@ def test_what_is_no_region_is_refused() -> None:
         Region.ball(torch.full((1, 2), 200.0), "linf", 0.1)
     with pytest.raises(InvalidSetting, match="lower"):
         Region.box_of(torch.ones(1, 2), torch.zeros(1, 2))
+
+
+@pytest.mark.parametrize("norm", ["l1", "l2"])
+@pytest.mark.parametrize("seed", range(5))
+def test_moves_that_may_gain_either_way_are_bounded_by_their_best_ways(norm: Norm, seed: int) -> None:
+    """Against all choices of directions (each a problem of one direction) and points of the set; both programs."""
+    rng = np.random.default_rng(seed)
+    centre = torch.from_numpy(rng.choice([0.0, 0.1, 0.5, 0.9, 1.0], (1, 6)))
+    region = Region.ball(centre, norm, float(rng.uniform(0.05, 1.5)))
+    rise, fall = (torch.from_numpy(rng.random((1, 4, 6)) * (rng.random((1, 4, 6)) < 0.7)) for _ in range(2))
+    bound = region.most_gained(rise, fall)
+    up, down = region.upper - region.centre, region.centre - region.lower
+    best = torch.zeros_like(bound)
+    solve = region.knapsack if norm == "l1" else region.ball_and_box
+    for ways in itertools.product([True, False], repeat=6):
+        upwards = torch.tensor(ways)
+        best = torch.maximum(best, solve(torch.where(upwards, rise, fall), torch.where(upwards, up, down)[:, None]))
+    assert bool((bound >= best * (1 - 1e-12)).all())
+    loose = solve(torch.maximum(rise, fall), torch.maximum(up, down)[:, None])
+    assert bool((bound <= loose * (1 + 1e-9)).all())
+    # Where each dimension has one way alone, the bound is exact.
+    one = region.most_gained(rise * (rise > fall), fall * (rise <= fall))
+    single = solve(torch.maximum(rise, fall), torch.where(rise > fall, up, down))
+    assert torch.allclose(one, single, rtol=1e-9)
+    moves = torch.from_numpy(rng.normal(size=(1, 20_000, 6)))
+    size = moves.abs().sum(-1, keepdim=True) if norm == "l1" else moves.norm(dim=-1, keepdim=True)
+    moves = torch.minimum(torch.maximum(moves / size * region.eps, -down), up)
+    gain = moves.clamp_min(0) @ rise.transpose(1, 2) + (-moves).clamp_min(0) @ fall.transpose(1, 2)
+    assert bool((gain <= bound[:, None] * (1 + 1e-12)).all())
+    leaf = Leaf(*(t[0].numpy() for t in (region.centre, region.lower, region.upper)), norm, eps=float(region.eps))
+    middle, radius = (fall - rise)[0].numpy() / 2, (fall + rise)[0].numpy() / 2
+    again = leaf.most_lost(middle, radius)
+    assert (again >= best[0].numpy() * (1 - 1e-12)).all()
+    assert (again <= loose[0].numpy() * (1 + 1e-6)).all()
+
+
+def test_a_way_that_is_forgotten_is_caught() -> None:
+    """From 0 nothing goes down and from 1 nothing up: rates the wrong way gain nothing, rates the right way all."""
+    region = Region.ball(torch.tensor([[0.0, 1.0]]).double(), "l2", 0.5)
+    right = torch.tensor([[[3.0, 0.0]]]).double(), torch.tensor([[[0.0, 4.0]]]).double()
+    assert float(region.most_gained(*right)) == pytest.approx(2.5)
+    assert float(region.most_gained(right[1], right[0])) == 0.0
