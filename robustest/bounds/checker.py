@@ -48,6 +48,7 @@ from robustest.errors import InvalidImage
 from robustest.images import as_unit
 
 _COUNTS: tuple[Norm, ...] = ("l0", "l0_dims")
+_MOST_NODES = 1_000_000
 _QUERIES = 1000
 """Images that the game's search may score for an upper end in L0."""
 _DEAREST: tuple[Norm, ...] = ("linf", "l2", "l1", "l0", "l0_dims")
@@ -136,14 +137,16 @@ class Checker:
         norms: Sequence[Norm] = ("l0", "l1", "l2", "linf"),
         seconds: float = 10.0,
         witnesses: Mapping[Norm, Sequence[NDArray[np.float32]]] | None = None,
+        branch: bool = True,
     ) -> dict[Norm, Bracket]:
         """Brackets of one image.
 
         Args:
             image: (H, W, C) in [0, 1]. label: its true class; an image that is wrong already has distance 0.
             norms: which distances.
-            seconds: CPU time for all norms together, beyond what the first bounds take.
+            seconds: CPU time for all norms together; a bound that is being computed is finished roughly.
             witnesses: misclassified images that others found, per norm; each is scored again.
+            branch: whether to branch and bound; else what one relaxation of each region proves.
         """
         image = self._checked(image, label)
         own = int(np.asarray(self.scorer(image[None])).argmax())
@@ -167,8 +170,8 @@ class Checker:
             lowers[norm] = bound
         for norm in norms:
             if norm in _COUNTS:
-                lowers[norm], uppers[norm] = self._count(image, label, norm, uppers[norm], clock.next())
-        if "linf" in norms:
+                lowers[norm], uppers[norm] = self._count(image, label, norm, uppers[norm], clock.next(), branch)
+        if "linf" in norms and branch:
             lowers["linf"], uppers["linf"] = self._branch(
                 image, label, lowers["linf"], uppers["linf"], clock.next() - time.thread_time()
             )
@@ -289,7 +292,7 @@ class Checker:
         ).to_json()
 
     def _count(
-        self, image: NDArray[np.float32], label: int, norm: Norm, upper: Witness | None, deadline: float
+        self, image: NDArray[np.float32], label: int, norm: Norm, upper: Witness | None, deadline: float, branch: bool
     ) -> tuple[Bound, Witness | None]:
         """How many pixels (or dimensions) must change, by branch and bound over groups of them.
 
@@ -309,6 +312,7 @@ class Checker:
             seconds=max(deadline - time.thread_time(), 0.0),
             given=None if upper is None else upper.image,
             record=self.spec is not None,
+            nodes=_MOST_NODES if branch else 1,
         )
         if found.witness is not None:
             mine = rescore(self.scorer, image, label, found.witness[None], norm, "few-pixel search")

@@ -120,6 +120,7 @@ def sparse_distance(
     seconds: float = 30.0,
     given: NDArray[np.float32] | None = None,
     record: bool = False,
+    nodes: int = 1_000_000,
 ) -> SparseDistance:
     """How few pixels change the class: prove 1, 2, 3, ... pixels harmless until a witness or the time ends it.
 
@@ -128,6 +129,7 @@ def sparse_distance(
         seconds: CPU seconds in all; a third of them at most for a search with gradients.
         given: a misclassified image that is known.
         record: whether to keep the trees for a certificate.
+        nodes: to bound at most for each number of units.
     """
     unit = image.shape[2] if norm == "l0" else 1
 
@@ -140,7 +142,9 @@ def sparse_distance(
     answers: list[Answer] = []
     proved, left = 0, seconds - (time.thread_time() - begin)
     while left > 0 and proved < image.size // unit and (best is None or proved + 1 < changed(best)):
-        answer = decide_sparse(bounds, image, label, proved + 1, scorer=scorer, norm=norm, seconds=left, record=record)
+        answer = decide_sparse(
+            bounds, image, label, proved + 1, scorer=scorer, norm=norm, seconds=left, nodes=nodes, record=record
+        )
         answers.append(answer)
         left -= answer.seconds
         if answer.decision is not Decision.PROVED:
