@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from robustest.bounds.errors import GraphMismatch
-from robustest.bounds.ops import Gather, LinearOp, Shape
+from robustest.bounds.ops import Gather, LinearOp, Scale, Shape
 from robustest.bounds.rounding import FLUSH32, OUTWARD, U32, U64, gamma
 
 ActivationKind = Literal["relu", "sigmoid", "tanh"]
@@ -162,7 +162,7 @@ class BoundGraph:
     def error_rate(self, index: int, *, unit: float) -> tuple[float, float]:
         """What `node_error` charges: a part relative to the summed magnitudes of a node's terms, and an absolute one."""
         node = self.nodes[index]
-        terms = node.op.terms if node.op is not None else len(node.parents)
+        terms = (node.op.terms if node.op is not None else len(node.parents)) + self._fused_terms(index)
         if node.activation is not None:
             # Monotone functions of one number: their float64 value errs by less than 8 units.
             rate = node.activation.error32 if unit else 0.0
@@ -172,6 +172,26 @@ class BoundGraph:
             unit = U32
         executed = 0.0 if node.exact or isinstance(node.op, Gather) else gamma(terms + 8, unit)
         return (own + executed) * OUTWARD, (terms + 8) * FLUSH32 if executed else 0.0
+
+    def _fused_terms(self, index: int) -> int:
+        """Summands that a runtime may sum up together with a scale's or a sum's own.
+
+        onnxruntime folds a BatchNorm, a factor or a constant into the weights of the convolution or matrix before it, in
+        float32, and starts a convolution's sum with the other branch of a residual. Folded weights are off by at most
+        six roundings relative to theirs, less than the eight that every operator is charged beyond its terms; the folded
+        constant (or other branch) takes part in the whole sum, so its node is charged with the terms of that sum
+        too. What the layers before it are charged covers the rest, whichever way the network is run.
+        """
+        node = self.nodes[index]
+        if node.exact or not (node.kind == "add" or isinstance(node.op, Scale)):
+            return 0
+        total = 0
+        for parent in node.parents:
+            before = self.nodes[parent]
+            while before.op is not None and not before.single:
+                total += 0 if isinstance(before.op, Gather) else before.op.terms
+                before = self.nodes[before.parents[0]]
+        return total
 
     def check_against(self, scores: Callable[[np.ndarray], np.ndarray], *, images: int = 16, seed: int = 0) -> None:
         """Compare with the model on random images; refuse the graph where they differ by more than rounding.

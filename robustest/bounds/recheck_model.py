@@ -142,6 +142,10 @@ class _Reader:
         most = int(np.diff(csr.indptr).max(initial=0)) + 2 if terms is None else terms
         return self._add(Layer((at,), csr.shape[0], csr, np.asarray(bias, np.float64), terms=most))
 
+    def _joined(self, *read: int) -> int:
+        """Roundings of the sums right before, of which a runtime that fuses layers makes one sum with what follows."""
+        return sum(self.layers[at].terms for at in read if self.layers[at].matrix is not None)
+
     def _gemm(self, inputs: Sequence[Any], given: Mapping[str, Any]) -> tuple[int, tuple[int, ...]]:
         (at, _), weight = inputs[0], inputs[1].astype(np.float64)
         weight = (weight if given.get("transB") else weight.T) * given.get("alpha", 1.0)
@@ -177,8 +181,10 @@ class _Reader:
         matrix = sparse.csr_matrix(sparse.diags(np.repeat(factor, each)))
         # The constant is made of two parts that may cancel: both count for rounding.
         bias, mass = shift - mean * factor, np.abs(shift) + np.abs(mean * factor)
-        layer = Layer((at,), prod(shape), matrix, np.repeat(bias, each), np.repeat(mass, each), terms=16)
-        return self._add(layer), shape
+        terms = 16 + self._joined(at)
+        return self._add(
+            Layer((at,), prod(shape), matrix, np.repeat(bias, each), np.repeat(mass, each), terms=terms)
+        ), shape
 
     def _relu(self, inputs: Sequence[Any], given: Mapping[str, Any]) -> tuple[int, tuple[int, ...]]:
         at, shape = inputs[0]
@@ -196,10 +202,12 @@ class _Reader:
         if isinstance(first, tuple) and isinstance(second, tuple):
             if sign < 0 or first[1] != second[1]:
                 raise UnsupportedLayer("a difference of two arrays is not known to the recheck.")
-            return self._add(Layer((first[0], second[0]), prod(first[1]), terms=2)), first[1]
+            terms = 2 + self._joined(first[0], second[0])
+            return self._add(Layer((first[0], second[0]), prod(first[1]), terms=terms)), first[1]
         if isinstance(first, tuple):
             value = np.broadcast_to(sign * second.astype(np.float64), (1, *first[1])).ravel()
-            return self._affine(first[0], sparse.identity(prod(first[1])), value), first[1]
+            terms = 3 + self._joined(first[0])
+            return self._affine(first[0], sparse.identity(prod(first[1])), value, terms), first[1]
         if sign < 0:
             raise UnsupportedLayer("a constant less an array is not known to the recheck.")
         return self._combine([second, first], 1.0)
