@@ -39,6 +39,7 @@ _EXTRAS = {
     "torch": (("torch", "safetensors"), "torch modules as classifiers, on the CPU or CUDA"),
     "bounds": (("torch", "safetensors", "onnx"), "certificates: proven distances"),
     "compare": (("torch", "captum", "onnx"), "white-box attacks and saliency maps to compare with"),
+    "fast": (("numba",), "compiled inner loops, for long runs on small models"),
     "grpc": (("grpcio",), "models served over gRPC"),
     "parquet": (("pyarrow",), "sealed ledgers as Parquet"),
     "dask": (("distributed",), "shards placed on a Dask cluster"),

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from robustest.serving import Handler, InferenceServer, ServedModel
 
 Fault = str | None
-HANG = 20.0  # seconds: longer than any time-out of the tests
+HANG = 20.0  # seconds: longer than the time-outs where it is used
 
 WEIGHTS = np.random.default_rng(5).normal(size=(48, 3)).astype(np.float32)
 

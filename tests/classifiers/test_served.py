@@ -32,7 +32,7 @@ from tests.classifiers.faulty import FaultyServer, linear, small_model
 from tests.classifiers.open_inference import grpc_server
 from tests.models import write_linear_onnx
 
-QUICK: dict[str, Any] = {"timeout": 2.0, "retries": 1, "patience": 5.0, "batch": 16}
+QUICK: dict[str, Any] = {"timeout": 60.0, "retries": 1, "patience": 60.0, "batch": 16}
 SPEC = InputSpec("NHWC", "RGB")
 IMAGES = np.random.default_rng(0).integers(0, 256, (9, 4, 4, 3)).astype(np.float32) / np.float32(255)
 RIGHT = linear(SPEC.prepare(IMAGES))
@@ -133,7 +133,7 @@ def test_a_canvas_draws_what_the_call_scores_and_pads_every_request(pad: bool) -
         scores = canvas.score(slots, edits)
         drawn = np.concatenate([edits.one(i).apply(IMAGES[slot]) for i, slot in enumerate(slots)])
         assert (scores == linear(SPEC.prepare(drawn))).all()
-        assert set(sizes) == ({3} if pad else {3, 1})
+        assert sizes == ([3, 3] if pad else [2, 2])
 
 
 def json_alone(**changes: Any) -> type[Handler]:
@@ -269,7 +269,7 @@ def test_the_rate_limit_is_kept() -> None:
 
 def test_the_batch_is_measured_and_the_servers_limit_found() -> None:
     with InferenceServer(small_model(largest=11)) as server:
-        classifier = open_served(server.url, SPEC, {"timeout": 2.0, "concurrent": 2})
+        classifier = open_served(server.url, SPEC, {"timeout": 60.0, "concurrent": 2})
         assert classifier.info.largest_batch is not None
         assert classifier.info.largest_batch <= 22
         many = np.concatenate([IMAGES] * 5)

@@ -26,7 +26,7 @@ from tests.classifiers.faulty import FaultyServer, linear
 
 SPEC = InputSpec("NHWC", "RGB")
 SETTINGS = AttackSettings(queries=60)
-QUICK = "#timeout=0.5&retries=1&batch=16"
+QUICK = "#timeout=3&retries=1&batch=16"
 
 
 def small_images(count: int = 12) -> ImageSet:

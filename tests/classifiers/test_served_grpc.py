@@ -26,7 +26,7 @@ from robustest.errors import EnvironmentFailure, ModelError
 from tests.classifiers.faulty import linear
 from tests.classifiers.open_inference import MESSAGES, grpc_server, right_answer
 
-QUICK = {"timeout": 0.5, "retries": 1, "patience": 4.0, "batch": 16}
+QUICK = {"timeout": 1.5, "retries": 1, "patience": 20.0, "batch": 16}
 SPEC = InputSpec("NHWC", "RGB")
 IMAGES = np.random.default_rng(0).integers(0, 256, (5, 4, 4, 3)).astype(np.float32) / np.float32(255)
 RIGHT = linear(SPEC.prepare(IMAGES))
@@ -145,7 +145,7 @@ def test_a_token_travels_as_metadata(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def hang(request: Any, context: Any) -> bytes:
-    time.sleep(1.0)
+    time.sleep(4.0)
     return right_answer(request)
 
 
@@ -157,7 +157,7 @@ def busy(request: Any, context: Any) -> bytes:
 @pytest.mark.parametrize(
     ("infer", "kind", "words"),
     [
-        (hang, EnvironmentFailure, "within 0.5 s"),
+        (hang, EnvironmentFailure, "within 1.5 s"),
         (busy, EnvironmentFailure, "UNAVAILABLE: busy"),
         (lambda request, context: b"\xff" * 50, ModelError, "no protobuf message"),
         (lambda request, context: b"", ModelError, "no output y"),
@@ -169,7 +169,7 @@ def test_faults_over_grpc_are_clear_errors_in_bounded_time(infer: Any, kind: typ
         started = time.monotonic()
         with pytest.raises(kind, match=words):
             open_served(f"v2+grpc://{where}/m", SPEC, QUICK)
-        assert time.monotonic() - started < 4.5
+        assert time.monotonic() - started < 20
 
 
 def test_a_fault_that_passes_is_retried_over_grpc() -> None:

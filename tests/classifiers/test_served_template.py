@@ -17,7 +17,7 @@ from robustest.classifiers.spec import InputSpec
 from robustest.errors import InvalidSetting, ModelError
 from tests.classifiers.faulty import linear
 
-QUICK: dict[str, Any] = {"timeout": 2.0, "retries": 1, "patience": 5.0, "batch": 16}
+QUICK: dict[str, Any] = {"timeout": 60.0, "retries": 1, "patience": 60.0, "batch": 16}
 SPEC = InputSpec("NHWC", "RGB")
 IMAGES = np.random.default_rng(0).integers(0, 256, (9, 4, 4, 3)).astype(np.float32) / np.float32(255)
 RIGHT = linear(SPEC.prepare(IMAGES))
