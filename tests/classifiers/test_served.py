@@ -133,7 +133,7 @@ def test_a_canvas_draws_what_the_call_scores_and_pads_every_request(pad: bool) -
         scores = canvas.score(slots, edits)
         drawn = np.concatenate([edits.one(i).apply(IMAGES[slot]) for i, slot in enumerate(slots)])
         assert (scores == linear(SPEC.prepare(drawn))).all()
-        assert sizes == ([3, 3] if pad else [2, 2])
+        assert set(sizes) == ({3} if pad else {2})
 
 
 def json_alone(**changes: Any) -> type[Handler]:
