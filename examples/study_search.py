@@ -1,17 +1,18 @@
-"""How few pixels the search needs, beside Sparse-RS, and what its guide is worth: writes reports/search.md.
+"""How few pixels the search needs, beside what others find on the same images: writes reports/search.md.
 
     python examples/study_search.py --zoo ../shared/zoo
 
-Every run is kept as JSON as soon as it is done, so that an interrupted study goes on where it was, and
-`--report-only` writes the report of the runs there are.
+A unit of work is one attack on a few images of one model; it is kept as JSON as soon as it is done, in a folder named after
+the state of the code, so that an interrupted study goes on where it was and no table mixes what different code measured.
+Units are ordered so that every model has its main comparison first, and more images and more attacks as time allows;
+`--minutes` says when no other unit is begun, and `--report-only` writes the report of the units there are.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
+import time
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,60 +21,80 @@ from typing import Any, cast
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from study import ROOT, code_state
+from study_search_report import LADDER, report
 
 from robustest import AttackSettings, load_classifier, load_images
-from robustest.attack.find import iter_adversarials
+from robustest.attack.find import iter_adversarials, strategy_named
 from robustest.attack.task import Strategy
-from robustest.audit.statistics import clopper_pearson
-from robustest.baselines.sparse_rs import sparse_rs
+from robustest.baselines.whitebox import run_white_box
 from robustest.classifiers.classifier import Classifier, classes_of
 from robustest.images import ImageSet, as_unit
+from robustest.results import AttackResult
 
-ROOT = Path(__file__).resolve().parent.parent
-LADDER = (1, 2, 3, 5, 10, 20)
-_SEEDS = "nexar-seeds.json"
+GUIDES = ("sift", "uniform", "grid")
+PER_K = ("sparse-rs", "brusle")
+UNLIMITED = 200_000  # queries of `greedy`, which never spends them
+LARGE = ("nexar_safecv", "imagenet_mobilenet_v1_025_128", "imagenet_efficientnet_lite0")
+
+# model: data, and how many images each round adds. The first four are the fast ones.
+MODELS = {
+    "mnist_deepgame": ("mnist", (60, 40)),
+    "mnist_lenet5_clean": ("mnist", (50, 50)),
+    "mnist_lenet5_adv": ("mnist", (50, 50)),
+    "cifar_resnet2b_adv": ("cifar10", (50, 50)),
+    "nexar_safecv": ("nexar", (9,)),
+    "gtsrb_bnn48": ("gtsrb48", (15, 15, 20, 50)),
+    "cifar_resnet20": ("cifar10", (15, 15, 20, 50)),
+    "gtsrb_stn": ("gtsrb32", (15, 15, 20, 50)),
+    "imagenet_mobilenet_v1_025_128": ("imagenet128", (10, 10, 20)),
+    "imagenet_efficientnet_lite0": ("imagenet224", (2, 2, 4)),
+}
+FAST = tuple(MODELS)[:4]
+WITH_GRADIENTS = (*FAST, "cifar_resnet20")
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
-    """One attack on one model. attack: `game` with one of its guides, or `sparse-rs` (a run, and a budget, for each k)."""
+class Unit:
+    """One attack on the images `start` to `start + count` of those that a model gets right."""
 
     model: str
-    data: str
-    images: int
+    start: int
+    count: int
     queries: int
     attack: str
 
     @property
     def name(self) -> str:
-        return f"{self.model}-{self.images}-{self.queries}-{self.attack}"
+        return f"{self.model}-{self.attack}-{self.queries}-{self.start:03}-{self.count}"
 
 
-MODELS = (
-    ("mnist_deepgame", "mnist", 60),
-    ("mnist_lenet5_clean", "mnist", 50),
-    ("mnist_lenet5_adv", "mnist", 50),
-    ("cifar_resnet2b_adv", "cifar10", 100),
-    ("nexar_safecv", "nexar", 9),
-    ("imagenet_mobilenet_v1_025_128", "imagenet128", 20),
-    ("gtsrb_bnn48", "gtsrb48", 30),
-    ("cifar_resnet20", "cifar10", 25),
-    ("gtsrb_stn", "gtsrb32", 20),
-    ("imagenet_efficientnet_lite0", "imagenet224", 5),
-)
-_SLOWEST = ("gtsrb_bnn48", "gtsrb_stn", "cifar_resnet20", "imagenet_efficientnet_lite0")
-FAST = ("mnist_lenet5_adv", "cifar_resnet2b_adv", "nexar_safecv", "mnist_lenet5_clean", "mnist_deepgame")
+def units() -> list[Unit]:
+    """All units, what matters most first."""
 
+    def of(model: str, part: int, queries: int, attack: str) -> list[Unit]:
+        counts = MODELS[model][1]
+        return [Unit(model, sum(counts[:part]), counts[part], queries, attack)] if part < len(counts) else []
 
-def runs() -> list[Run]:
-    """All runs, what matters most first."""
-    cheap = [model for model in MODELS if model[0] in FAST]
-    plan = [Run(*model, 1000, "sift") for model in MODELS[:-1]]
-    plan += [Run(*model, 1000, "uniform") for model in [*cheap, *MODELS] if model[0] not in _SLOWEST]
-    plan += [Run(*model, 1000, attack) for model in cheap[::-1] for attack in ("sparse-rs", "grid")]
-    plan += [Run(*model, queries, "sift") for model in cheap for queries in (200, 5000)]
-    plan += [Run(*model, 1000, attack) for model in MODELS[:-1] for attack in ("sparse-rs", "uniform", "grid")]
-    plan += [Run(*MODELS[-1], 1000, attack) for attack in ("sift", "uniform", "sparse-rs")]
+    def main(model: str, part: int) -> list[Unit]:
+        return [unit for attack in ("sift", *PER_K) for unit in of(model, part, 1000, attack)]
+
+    slow = [model for model in MODELS if model not in FAST]
+    small = [model for model in MODELS if model not in LARGE]
+    plan = [unit for model in MODELS for unit in main(model, 0)]
+    plan += [unit for queries in (200, 5000) for model in FAST for unit in of(model, 0, queries, "sift")]
+    plan += [unit for model in FAST for unit in of(model, 0, 1000, "sigma-zero")]
+    plan += [unit for model in FAST for unit in of(model, 0, UNLIMITED, "greedy")]
+    plan += [unit for model in LARGE[:2] for attack in GUIDES for unit in of(model, 0, 1000, attack)]
+    plan += [unit for model in slow for unit in of(model, 0, 200, "sift")]
+    plan += [unit for model in slow[:-1] for unit in main(model, 1)]
+    plan += [unit for model in FAST for unit in main(model, 1)]
+    plan += [unit for model in small for unit in of(model, 0, 1000, "grid")]
+    plan += [unit for model in ("cifar_resnet20",) for unit in of(model, 0, 1000, "sigma-zero")]
+    plan += [unit for model in slow[:-1] for unit in of(model, 0, 5000, "sift")]
+    plan += [unit for part in (1, 2, 3) for model in slow for unit in main(model, part)]
+    plan += [unit for model in LARGE for attack in GUIDES for q in (200, 5000) for unit in of(model, 0, q, attack)]
+    plan += [unit for model in LARGE for part in (1, 2) for attack in GUIDES for unit in of(model, part, 1000, attack)]
     return list(dict.fromkeys(plan))
 
 
@@ -96,15 +117,10 @@ def png(image: NDArray[np.uint8]) -> NDArray[np.float32]:
     return back.astype(np.float32) / np.float32(255)
 
 
-def play_game(run: Run, box: Classifier, images: ImageSet) -> dict[str, Any]:
-    """One anytime run an image; each image found is read back from a PNG, alone and with each pixel put back."""
-    settings = AttackSettings(queries=run.queries, guide=cast("Any", run.attack))
-    found = dict(iter_adversarials(box, images.images, images.labels, settings))
-    fewest: list[int | None] = []
+def checked(box: Classifier, images: ImageSet, found: list[AttackResult]) -> dict[str, int]:
+    """What each image found is when read back from a PNG, as it is and with each pixel put back."""
     still, droppable, unchecked = 0, 0, 0
-    for index in range(len(images)):
-        result = found[index]
-        fewest.append(result.l0_pixels)
+    for index, result in enumerate(found):
         if result.image is None:
             continue
         clean = images.images[index].reshape(-1, images.images.shape[3])
@@ -121,22 +137,41 @@ def play_game(run: Run, box: Classifier, images: ImageSet) -> dict[str, Any]:
         droppable += int(wrong[1:].any())
         unchecked += int(not result.minimal)
     return {
-        "fewest": fewest,
-        "queries": [found[index].queries for index in range(len(images))],
-        "curves": [list(found[index].curve) for index in range(len(images))],
         "still_wrong_from_png": still,
         "a_pixel_could_be_put_back": droppable,
         "not_checked_within_the_budget": unchecked,
     }
 
 
-def play_sparse_rs(run: Run, box: Classifier, images: ImageSet) -> dict[str, Any]:
-    """A run for each k, each with the whole budget."""
+def play(unit: Unit, box: Classifier, images: ImageSet) -> dict[str, Any]:
+    """One run of an attack on every image."""
+    if unit.attack == "sigma-zero":
+        (run,) = run_white_box(box, images, unit.attack, AttackSettings(queries=unit.queries)).runs
+        found = list(run.results)
+    else:
+        ours = unit.attack in GUIDES
+        settings = AttackSettings(
+            queries=unit.queries,
+            guide=cast("Any", unit.attack) if ours else "uniform",
+            attack="game" if ours else unit.attack,
+        )
+        answers = dict(iter_adversarials(box, images.images, images.labels, settings))
+        found = [answers[index] for index in range(len(images))]
+    return {
+        "fewest": [result.l0_pixels for result in found],
+        "queries": [result.queries for result in found],
+        "curves": [list(result.curve) for result in found] if unit.attack in GUIDES else [],
+        **(checked(box, images, found) if unit.attack in GUIDES else {}),
+    }
+
+
+def play_per_k(unit: Unit, box: Classifier, images: ImageSet) -> dict[str, Any]:
+    """A run for each k, each with the whole budget; what the driver shrinks the finds of larger k to is not counted."""
     fewest = np.full(len(images), 0)
     queries = np.zeros(len(images), np.int64)
-    settings = AttackSettings(queries=run.queries, attack="sparse-rs")
+    settings = AttackSettings(queries=unit.queries, attack=unit.attack)
     for k in LADDER:
-        strategy = cast("Strategy", partial(sparse_rs, k=k))
+        strategy = cast("Strategy", partial(cast("Any", strategy_named(unit.attack)), k=k))
         for index, result in iter_adversarials(box, images.images, images.labels, settings, strategy=strategy):
             queries[index] += result.queries
             if result.flipped and not fewest[index]:
@@ -144,145 +179,44 @@ def play_sparse_rs(run: Run, box: Classifier, images: ImageSet) -> dict[str, Any
     return {"fewest": [int(k) or None for k in fewest], "queries": queries.tolist()}
 
 
-def within(outcome: dict[str, Any], k: int) -> int:
-    """Images flipped with at most k pixels."""
-    return sum(fewest is not None and fewest <= k for fewest in outcome["fewest"])
-
-
-def report(folder: Path, command: str) -> str:
-    """The tables of all runs that are there."""
-    kept = {run: json.loads(path.read_text()) for run in runs() if (path := folder / f"{run.name}.json").exists()}
-    parts = [_HEAD.format(command=command, cores=os.cpu_count(), machine=platform.machine())]
-    parts.append(
-        "| model (images) | queries | attack | "
-        + " | ".join(f"@{k}" for k in LADDER)
-        + " | mean over k | mean L0 found | queries used |"
-    )
-    parts.append("| --- | --- | --- |" + " --- |" * (len(LADDER) + 3))
-    for run in sorted(kept, key=lambda run: ([m[0] for m in MODELS].index(run.model), run.queries, run.attack)):
-        outcome = kept[run]
-        count = len(outcome["fewest"])
-        shares = []
-        for k in LADDER:
-            low, high = clopper_pearson(within(outcome, k), count)
-            shares.append(f"{100 * within(outcome, k) / count:.0f} [{100 * low:.0f}, {100 * high:.0f}]")
-        mean = np.mean([within(outcome, k) / count for k in LADDER])
-        found = [fewest for fewest in outcome["fewest"] if fewest is not None]
-        distance = f"{np.mean(found):.2f} ({len(found)})" if found and run.attack != "sparse-rs" else "-"
-        parts.append(
-            f"| {run.model} ({count}) | {run.queries} | {run.attack} | {' | '.join(shares)} | {100 * mean:.1f} "
-            f"| {distance} | {np.mean(outcome['queries']):.0f} |"
-        )
-    parts.append("\n## Guides: paired on the same images\n")
-    parts.append(_GUIDES)
-    parts.append(
-        "| model (images) | against | SIFT needs fewer / as many / more pixels | difference in mean log2 L0 [95 %] | queries to the same first flips, SIFT : other |"
-    )
-    parts.append("| --- | --- | --- | --- | --- |")
-    for run in kept:
-        if run.attack in ("uniform", "grid"):
-            sift = Run(run.model, run.data, run.images, run.queries, "sift")
-            if sift in kept:
-                parts.append(_paired(run, kept[sift], kept[run]))
-    games = [outcome for run, outcome in kept.items() if run.attack != "sparse-rs"]
-    found_all = sum(fewest is not None for outcome in games for fewest in outcome["fewest"])
-    parts.append(
-        f"\n## The images themselves\n\nOf {found_all} adversarial images of the runs above, written to PNG and read back, "
-        f"{sum(o['still_wrong_from_png'] for o in games)} are still misclassified; in {sum(o['a_pixel_could_be_put_back'] for o in games)} "
-        f"a single pixel can be put back ({sum(o['not_checked_within_the_budget'] for o in games)} were found too late in the budget "
-        "to be checked, and are marked `minimal: false` in the results).\n"
-    )
-    if (path := folder / _SEEDS).exists():
-        parts.append(
-            "## Nexar, ten seeds\n\nMean pixels and mean queries of the 9 frames, 1,000 queries, seeds 0 to 9; not flipped counts as 100 pixels.\n"
-        )
-        parts.append("| guide | mean L0 of each seed | mean of all | queries |\n| --- | --- | --- | --- |")
-        for guide, (pixels, queries) in json.loads(path.read_text()).items():
-            each = ", ".join(f"{mean:.2f}" for mean in pixels)
-            parts.append(f"| {guide} | {each} | {np.mean(pixels):.2f} | {np.mean(queries):.0f} |")
-    return "\n".join([*parts, _READING])
-
-
-def play_seeds(box: Classifier, images: ImageSet) -> dict[str, tuple[list[float], list[float]]]:
-    """Ten seeds with each guide: mean pixels and mean queries of each seed."""
-    outcome: dict[str, tuple[list[float], list[float]]] = {}
-    for guide in ("sift", "grid", "uniform"):
-        pixels, queries = [], []
-        for seed in range(10):
-            settings = AttackSettings(queries=1000, guide=cast("Any", guide), seed=seed)
-            found = [result for _, result in iter_adversarials(box, images.images, images.labels, settings)]
-            pixels.append(float(np.mean([result.l0_pixels or 100 for result in found])))
-            queries.append(float(np.mean([result.queries for result in found])))
-        outcome[guide] = pixels, queries
-    return outcome
-
-
-def _paired(run: Run, sift: dict[str, Any], other: dict[str, Any]) -> str:
-    """One line: SIFT against another guide, image by image; an image not flipped counts as 100 pixels and all queries."""
-    ours = np.array([fewest or 100 for fewest in sift["fewest"]], float)
-    theirs = np.array([fewest or 100 for fewest in other["fewest"]], float)
-    gaps = np.log2(ours) - np.log2(theirs)
-    rng = np.random.default_rng(0)
-    means = np.sort(gaps[rng.integers(len(gaps), size=(4000, len(gaps)))].mean(axis=1))
-    first = [np.mean([c[0][0] if c else run.queries for c in o["curves"]]) for o in (sift, other)]
-    return (
-        f"| {run.model} ({len(ours)}) | {run.attack} | {(ours < theirs).sum()} / {(ours == theirs).sum()} / {(ours > theirs).sum()} "
-        f"| {gaps.mean():+.3f} [{means[100]:+.3f}, {means[3899]:+.3f}] | {first[0]:.0f} : {first[1]:.0f} |"
-    )
-
-
-_HEAD = """# The few-pixel search
-
-Command: `{command}`. Machine: {cores} cores, {machine}, no GPU. Images: the first of each set that the model gets right. Percent of images flipped
-with at most k pixels, Clopper-Pearson 95 % interval in brackets. `sift`, `grid` and `uniform` are this tool's search with that guide: **one** run of
-that many queries gives the whole row. `sparse-rs` was given that many queries **for each k**, and its row says what the best of its six runs found up
-to k. Images are few where the model is slow; one seed. The search was tuned on other images (from number 500 on in MNIST, CIFAR-10 and GTSRB), but on the
-same ones for Nexar (12 frames exist) and the ImageNet photos (100 exist).
-"""
-_READING = """
-## Where it falls short
-
-* mnist_deepgame: the mean L0 of the first 60 images is 5.48 at 1,000 queries, short of the 5.4 aimed for. One seed.
-* Nexar: the rows above are of seed 0, which is the luckiest of ten; see the table of seeds. Over ten seeds the mean is 1.28 pixels, short of the 1.12 aimed
-  for, and neither SIFT nor the grid is shown to be better than one region there.
-* With SIFT regions (commit 3c423e0) mnist_deepgame needed 5.93 pixels in the mean, with one region 5.48 (60 images; SIFT fewer on 4, more on 15). So SIFT is not
-  trusted up to 64 pixels a side, where `sift` and `uniform` are now the same search; that rule was chosen on these images. On the photos SIFT is level with one
-  region. That SIFT saves queries is shown nowhere here, twice fewer at 224x224 least of all.
-* Not run yet: what has no row above (EfficientNet, most of 200 and 5,000 queries, BruSLe), and measured saliency as a guide. The same command goes on with them.
-"""
-_GUIDES = """The same search, the same seed; only player I's regions differ: cut by SIFT features, a grid of squares, or the image as one
-region. Negative: SIFT needs fewer pixels; an image not flipped counts as 100 pixels. Interval by bootstrap over images.
-"""
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--zoo", type=Path, default=ROOT.parent / "shared" / "zoo")
-    parser.add_argument("--kept", type=Path, default=ROOT / "reports" / "search")
+    parser.add_argument("--kept", type=Path, default=None, help="default: reports/search/STATE_OF_THE_CODE")
+    parser.add_argument("--minutes", type=float, default=float("inf"))
     parser.add_argument("--report-only", action="store_true")
     chosen = parser.parse_args()
-    chosen.kept.mkdir(parents=True, exist_ok=True)
-    seeds = chosen.kept / _SEEDS
-    if not chosen.report_only and not seeds.exists():
-        box = load_classifier(str(chosen.zoo / "models" / "nexar_safecv.onnx"))
-        seeds.write_text(json.dumps(play_seeds(box, correct(box, load_images(chosen.zoo / "data" / "nexar.npz"), 9))))
-    for run in [] if chosen.report_only else runs():
-        path = chosen.kept / f"{run.name}.json"
+    folder = chosen.kept or ROOT / "reports" / "search" / code_state()
+    folder.mkdir(parents=True, exist_ok=True)
+    begun = time.monotonic()
+    for unit in [] if chosen.report_only else units():
+        path = folder / f"{unit.name}.json"
         if path.exists():
             continue
-        box = load_classifier(str(chosen.zoo / "models" / f"{run.model}.onnx"))
-        images = correct(box, load_images(chosen.zoo / "data" / f"{run.data}.npz"), run.images)
-        outcome = (play_sparse_rs if run.attack == "sparse-rs" else play_game)(run, box, images)
+        if time.monotonic() - begun > 60 * chosen.minutes:
+            break
+        box = load_classifier(str(chosen.zoo / "models" / f"{unit.model}.onnx"))
+        images = correct(
+            box, load_images(chosen.zoo / "data" / f"{MODELS[unit.model][0]}.npz"), unit.start + unit.count
+        )
+        images = images.take(np.arange(unit.start, len(images)))
+        spent = time.process_time()
+        outcome = (play_per_k if unit.attack in PER_K else play)(unit, box, images)
+        outcome |= {
+            "model": unit.model,
+            "attack": unit.attack,
+            "budget": unit.queries,
+            "start": unit.start,
+            "cpu_seconds": round(time.process_time() - spent, 1),
+        }
         path.write_text(json.dumps(outcome))
-        count = len(images)
+        found = [fewest for fewest in outcome["fewest"] if fewest is not None]
         print(
-            run.name,
-            *(f"@{k} {within(outcome, k) / count:.2f}" for k in LADDER),
-            f"{np.mean(outcome['queries']):.0f} queries",
-            flush=True,
+            unit.name, f"{len(found)} of {len(images)}", f"{np.mean(found):.2f} px", outcome["cpu_seconds"], flush=True
         )
     command = "python examples/study_search.py --zoo ../shared/zoo"
-    (ROOT / "reports" / "search.md").write_text(report(chosen.kept, command))
+    target = ROOT / "reports" / "search.md"
+    target.write_text(report(folder, list(MODELS), command, target), encoding="utf-8")
 
 
 if __name__ == "__main__":
