@@ -39,16 +39,16 @@ LARGE = ("nexar_safecv", "imagenet_mobilenet_v1_025_128", "imagenet_efficientnet
 
 # model: data, and how many images each round adds. The first four are the fast ones.
 MODELS = {
-    "mnist_deepgame": ("mnist", (60, 40)),
-    "mnist_lenet5_clean": ("mnist", (50, 50)),
-    "mnist_lenet5_adv": ("mnist", (50, 50)),
-    "cifar_resnet2b_adv": ("cifar10", (50, 50)),
+    "mnist_deepgame": ("mnist", (20, 40, 40)),
+    "mnist_lenet5_clean": ("mnist", (20, 30, 50)),
+    "mnist_lenet5_adv": ("mnist", (20, 30, 50)),
+    "cifar_resnet2b_adv": ("cifar10", (20, 30, 50)),
     "nexar_safecv": ("nexar", (9,)),
-    "gtsrb_bnn48": ("gtsrb48", (15, 15, 20, 50)),
-    "cifar_resnet20": ("cifar10", (15, 15, 20, 50)),
-    "gtsrb_stn": ("gtsrb32", (15, 15, 20, 50)),
-    "imagenet_mobilenet_v1_025_128": ("imagenet128", (10, 10, 20)),
-    "imagenet_efficientnet_lite0": ("imagenet224", (2, 2, 4)),
+    "gtsrb_bnn48": ("gtsrb48", (6, 6, 8, 30, 50)),
+    "cifar_resnet20": ("cifar10", (6, 6, 8, 30, 50)),
+    "gtsrb_stn": ("gtsrb32", (6, 6, 8, 30, 50)),
+    "imagenet_mobilenet_v1_025_128": ("imagenet128", (5, 5, 10, 20)),
+    "imagenet_efficientnet_lite0": ("imagenet224", (2, 3, 5)),
 }
 FAST = tuple(MODELS)[:4]
 WITH_GRADIENTS = (*FAST, "cifar_resnet20")
@@ -63,10 +63,13 @@ class Unit:
     count: int
     queries: int
     attack: str
+    seed: int = 0
 
     @property
     def name(self) -> str:
-        return f"{self.model}-{self.attack}-{self.queries}-{self.start:03}-{self.count}"
+        """The file that it is kept in, without its suffix."""
+        seed = f"-seed{self.seed}" if self.seed else ""
+        return f"{self.model}-{self.attack}-{self.queries}-{self.start:03}-{self.count}{seed}"
 
 
 def units() -> list[Unit]:
@@ -79,22 +82,33 @@ def units() -> list[Unit]:
     def main(model: str, part: int) -> list[Unit]:
         return [unit for attack in ("sift", *PER_K) for unit in of(model, part, 1000, attack)]
 
-    slow = [model for model in MODELS if model not in FAST]
+    slow = [model for model in MODELS if model not in (*FAST, "nexar_safecv")]
     small = [model for model in MODELS if model not in LARGE]
-    plan = [unit for model in MODELS for unit in main(model, 0)]
-    plan += [unit for queries in (200, 5000) for model in FAST for unit in of(model, 0, queries, "sift")]
+    deepgame = [
+        unit for queries in (1000, 5000) for part in (0, 1) for unit in of("mnist_deepgame", part, queries, "sift")
+    ]
+    plan = deepgame[:3]
+    plan += [unit for model in (*FAST, "nexar_safecv", *slow[:-1]) for unit in main(model, 0)]
+    plan += deepgame
+    plan += [unit for model in FAST for unit in of(model, 0, 5000, "sift")]
     plan += [unit for model in FAST for unit in of(model, 0, 1000, "sigma-zero")]
     plan += [unit for model in FAST for unit in of(model, 0, UNLIMITED, "greedy")]
-    plan += [unit for model in LARGE[:2] for attack in GUIDES for unit in of(model, 0, 1000, attack)]
+    plan += [unit for model in FAST for unit in of(model, 0, 200, "sift")]
+    plan += [unit for attack in GUIDES for unit in of("nexar_safecv", 0, 1000, attack)]
+    plan += main("imagenet_efficientnet_lite0", 0)
+    plan += [unit for model in (*FAST[1:], *slow[:-1]) for unit in main(model, 1)]
+    plan += [Unit("nexar_safecv", 0, 9, 1000, attack, seed) for seed in range(1, 10) for attack in GUIDES]
+    plan += [unit for attack in GUIDES for unit in of("imagenet_mobilenet_v1_025_128", 0, 1000, attack)]
     plan += [unit for model in slow for unit in of(model, 0, 200, "sift")]
-    plan += [unit for model in slow[:-1] for unit in main(model, 1)]
-    plan += [unit for model in FAST for unit in main(model, 1)]
     plan += [unit for model in small for unit in of(model, 0, 1000, "grid")]
-    plan += [unit for model in ("cifar_resnet20",) for unit in of(model, 0, 1000, "sigma-zero")]
+    plan += [unit for model in (*FAST, *slow[:-1]) for part in (1, 2) for unit in main(model, part)]
+    plan += of("cifar_resnet20", 0, 1000, "sigma-zero") + of("cifar_resnet20", 0, UNLIMITED, "greedy")
     plan += [unit for model in slow[:-1] for unit in of(model, 0, 5000, "sift")]
-    plan += [unit for part in (1, 2, 3) for model in slow for unit in main(model, part)]
+    plan += [unit for part in range(1, 5) for model in slow for unit in main(model, part)]
     plan += [unit for model in LARGE for attack in GUIDES for q in (200, 5000) for unit in of(model, 0, q, attack)]
-    plan += [unit for model in LARGE for part in (1, 2) for attack in GUIDES for unit in of(model, part, 1000, attack)]
+    plan += [
+        unit for model in LARGE for part in range(4) for attack in GUIDES for unit in of(model, part, 1000, attack)
+    ]
     return list(dict.fromkeys(plan))
 
 
@@ -152,6 +166,7 @@ def play(unit: Unit, box: Classifier, images: ImageSet) -> dict[str, Any]:
         ours = unit.attack in GUIDES
         settings = AttackSettings(
             queries=unit.queries,
+            seed=unit.seed,
             guide=cast("Any", unit.attack) if ours else "uniform",
             attack="game" if ours else unit.attack,
         )
@@ -207,6 +222,7 @@ def main() -> None:
             "attack": unit.attack,
             "budget": unit.queries,
             "start": unit.start,
+            "seed": unit.seed,
             "cpu_seconds": round(time.process_time() - spent, 1),
         }
         path.write_text(json.dumps(outcome))
