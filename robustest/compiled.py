@@ -13,7 +13,7 @@ import importlib.util
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -44,6 +44,8 @@ _kernels: list[Any] = []  # numba's
 
 def compiled(function: Function) -> Function:
     """Mark an inner loop at the top of a module, to be called by that name: once `fast()`, it is numba's."""
+    if _gate.open:
+        return cast("Function", _kernel_of(function))
     _loops.append(function)
     return function
 
@@ -88,18 +90,20 @@ def installed() -> bool:
 
 def _bind() -> None:
     """Put numba's functions in the place of those that were marked; each is compiled, or read from cache, at its first call."""
-    if not _loops:
-        return
+    for function in _loops:
+        setattr(sys.modules[function.__module__], function.__name__, _kernel_of(function))
+    _loops.clear()
+
+
+def _kernel_of(function: Callable[..., Any]) -> Any:
     import numba
 
-    for function in _loops:
-        try:
-            kernel = numba.njit(cache=True, **_OPTIONS)(function)
-        except RuntimeError:  # no folder that a cache could be written to: every process compiles for itself
-            kernel = numba.njit(**_OPTIONS)(function)
-        setattr(sys.modules[function.__module__], function.__name__, kernel)
-        _kernels.append(kernel)
-    _loops.clear()
+    try:
+        kernel = numba.njit(cache=True, **_OPTIONS)(function)
+    except RuntimeError:  # no folder that a cache could be written to: every process compiles for itself
+        kernel = numba.njit(**_OPTIONS)(function)
+    _kernels.append(kernel)
+    return kernel
 
 
 def _cached() -> bool:

@@ -15,7 +15,9 @@ from copy import copy
 import numpy as np
 from numpy.typing import NDArray
 
+from robustest.attack import search_kernels
 from robustest.attack.search_palette import Palette
+from robustest.compiled import fast
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float32]
@@ -24,6 +26,8 @@ _PERIOD = 2  # of the strides that convolutions commonly begin with
 _REGION_PRIOR = 0.5  # tries of a region whose effects are as those of all: how slowly it is believed to differ
 _COLOUR_PRIOR = 2.0  # the same for a colour
 _NEVER = np.float32(-1e30)
+_FEW = 64  # cells wanted, up to which they are kept in order while looking for them
+_NO_CELLS: Ints = np.zeros(0, np.int64)
 _POOL = (
     1 << 15
 )  # drawn once and read at random places: drawing for every pixel at every step would cost more than the model
@@ -113,6 +117,11 @@ class Beliefs:
         best = self.mean[:, self.cell_of_pixel].max(axis=0)
         return np.asarray(np.maximum(best, 0) / np.float64(self.scale), np.float64)
 
+    @property
+    def around(self) -> Ints:
+        """(K,) how far each of the cells around a cell is, itself included."""
+        return self._around
+
     def neighbours(self, cells: Ints) -> Ints:
         """(N, K) cells around each cell, itself included; some may lie on the rim."""
         return cells[:, None] + self._around
@@ -136,6 +145,11 @@ class Beliefs:
         Args:
             noise: variance of what else moved the margin, relative to the edit's own prior variance.
         """
+        if fast():
+            squares = self._learn_compiled(cells, colours, drops, noise)
+            self._surprise += float(squares.sum())
+            self._count += len(drops)
+            return
         own = self.deviation[colours, cells].astype(np.float64)
         size = self.size[colours, cells]
         total = own**2 + noise * size**2 + 1e-9
@@ -166,6 +180,29 @@ class Beliefs:
         np.add.at(self._told, (colours, self._region[cells]), surprise * size)
         np.add.at(self._heard, (colours, self._region[cells]), size**2)
 
+    def _learn_compiled(
+        self, cells: Ints, colours: Ints, drops: NDArray[np.float64], noise: float
+    ) -> NDArray[np.float64]:
+        return search_kernels.learn(
+            cells,
+            colours,
+            np.ascontiguousarray(drops),
+            np.float32(noise),
+            self.mean,
+            self.deviation,
+            self.size,
+            self._angle,
+            self._offsets,
+            self._near,
+            self._floor,
+            self._middle,
+            self._gain.reshape(self.mean.shape),
+            self._share.reshape(self.mean.shape),
+            self._told,
+            self._heard,
+            self._region,
+        )
+
     def _cosines(self, around: Ints, cells: Ints, colours: Ints) -> Floats:
         """(V, N, K) cosine between N edits and those of K cells around each; added up channel by channel, in this order."""
         total = np.zeros((self.colours, *around.shape), np.float32)
@@ -182,6 +219,10 @@ class Beliefs:
         common = (told + _REGION_PRIOR * (whole / (weight + _REGION_PRIOR) + by_colour[:, None])) / (
             heard + _REGION_PRIOR
         )
+        if fast():
+            search_kernels.spread(self.mean, self.deviation, self.size, common, self._region)
+            told[:] = 0
+            return
         unknown = np.square(self.deviation / np.maximum(self.size, 1e-9))
         self.mean += (unknown * self.size * common[:, self._region]).astype(np.float32)
         told[:] = 0
@@ -216,8 +257,13 @@ class Beliefs:
             optimism: deviations added to the mean. but: (V, cells) edits that must not be chosen.
         """
         start = int(self.rng.integers(_POOL))
-        noise = self._pool[start : start + self.mean.size].reshape(self.mean.shape)
-        scores: Floats = self.mean + np.float32(optimism * self.scale) * self.deviation * noise
+        noise = self._pool[start : start + self.mean.size]
+        factor = np.float32(optimism * self.scale)
+        scores: Floats
+        if fast():
+            scores = search_kernels.drawn(self.mean, self.deviation, noise, factor)
+        else:
+            scores = self.mean + factor * self.deviation * noise.reshape(self.mean.shape)
         if but is not None:
             scores[but] = _NEVER
         return scores
@@ -227,6 +273,10 @@ class Beliefs:
 
         Fewer where fewer may be changed. `scores` (V, cells) is overwritten at the cells to avoid.
         """
+        if fast() and 0 < count <= _FEW:
+            found, cells, colours = search_kernels.top(scores, count, _NO_CELLS if avoid is None else avoid, _NEVER)
+            if found >= 0:  # equal scores are put in order by numpy alone
+                return cells[:found], colours[:found]
         if avoid is not None:
             scores[:, avoid] = _NEVER
         best = scores.max(axis=0)

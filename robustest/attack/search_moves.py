@@ -10,8 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from robustest.attack import search_kernels
 from robustest.attack.search_beliefs import Beliefs, Floats
 from robustest.attack.search_states import Batch, Ints, State
+from robustest.compiled import fast
 
 _LEAPS = (2, 4, 8, 16, 32)  # edits added at once, to see how near the end is
 _NEXT_TO_STATE = 0.25  # share of added edits that are put next to one of the state's
@@ -19,7 +21,7 @@ _NEXT_TO_STATE = 0.25  # share of added edits that are put next to one of the st
 # neighbouring edits together, or give an edit another colour; the others bring in what is believed best anywhere.
 _MOVING, _JOINING, _SHIFTING, _RECOLOURING = 0.45, 0.3, 0.15, 0.1
 _SHADES = 0.5  # share of the other colours that are looked at
-_THINNING = 0.3  # share of neighbours that are looked at, so that the same one is not always found
+_THINNING = np.float32(0.3)  # share of neighbours that are looked at, so that the same one is not always found
 _WORST = np.float32(-1e20)
 
 
@@ -142,8 +144,12 @@ def _bring_near(
 
 def _near(scores: Floats, anchors: Ints, beliefs: Beliefs, rng: np.random.Generator) -> tuple[Ints, Ints, Ints]:
     """A good edit next to each of the cells where there is one: (rows, cells, colours)."""
+    draws = rng.random((len(anchors), len(beliefs.around)), dtype=np.float32)
+    if fast():
+        found, near, cells, colours = search_kernels.near(scores, anchors, beliefs.around, draws, _THINNING, _WORST)
+        return near[:found], cells[:found], colours[:found]
     around = beliefs.neighbours(anchors)
-    seen = rng.random(around.shape, dtype=np.float32) < _THINNING
+    seen = draws < _THINNING
     drawn = np.where(seen, scores[:, around], -np.inf)
     best = drawn.max(axis=0)
     pick = best.argmax(axis=1)

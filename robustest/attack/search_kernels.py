@@ -1,0 +1,187 @@
+"""The few-pixel search's inner loops, compiled; each gives the bits of the numpy code in `Beliefs` and `search_moves`.
+
+Sums are taken in numpy's order, and floats keep numpy's widths: float32 where both sides are, float64 where one is.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from robustest.compiled import compiled
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float32]
+Doubles = NDArray[np.float64]
+Masks = NDArray[np.bool_]
+
+_ONE, _NONE, _TINY, _LEAST = np.float32(1), np.float32(0), np.float32(1e-9), np.float32(0.02)
+
+
+@compiled
+def learn(
+    cells: Ints,
+    colours: Ints,
+    drops: Doubles,
+    noise: np.float32,
+    mean: Floats,
+    deviation: Floats,
+    size: Floats,
+    angle: Floats,
+    offsets: Ints,
+    near: Floats,
+    floor: np.float32,
+    middle: int,
+    gain: Floats,
+    share: Floats,
+    told: Doubles,
+    heard: Doubles,
+    region: Ints,
+) -> Doubles:
+    """`Beliefs.learn` on (V, cells) arrays, all but the surprise's sum: (N,) its relative squares are returned.
+
+    gain, share: (V, cells) of zeros, left so.
+    """
+    count, width, kinds = len(cells), len(offsets), mean.shape[0]
+    squares = np.empty(count, np.float64)
+    weight = np.empty(count, np.float32)
+    explained = np.empty(count, np.float32)
+    factor = np.empty(count, np.float32)
+    rest = _ONE - floor
+    for row in range(count):
+        cell, colour = cells[row], colours[row]
+        own, long = np.float64(deviation[colour, cell]), size[colour, cell]
+        total = own * own + np.float64(noise * (long * long)) + 1e-9
+        surprise = drops[row] - np.float64(mean[colour, cell])
+        squares[row] = surprise * surprise / total
+        weight[row] = np.float32(own / total * surprise)
+        explained[row] = np.float32(own * own / total)
+        factor[row] = np.float32(own / np.float64(max(long, _TINY)))
+        told[colour, region[cell]] += surprise * np.float64(long)
+        heard[colour, region[cell]] += np.float64(long * long)
+    for kind in range(kinds):
+        for row in range(count):
+            cell, colour = cells[row], colours[row]
+            for step in range(width):
+                place = cell + offsets[step]
+                if colour == kind and step == middle:
+                    correlation = _ONE
+                else:
+                    cosine = _NONE
+                    for channel in range(angle.shape[2]):
+                        cosine += angle[kind, place, channel] * angle[colour, cell, channel]
+                    correlation = near[step] * (floor + rest * max(cosine, _NONE))
+                    known = deviation[kind, place] / max(size[kind, place], _TINY)
+                    correlation = correlation * (known * factor[row])
+                gain[kind, place] += (correlation * weight[row]) * deviation[kind, place]
+                share[kind, place] += (correlation * correlation) * explained[row]
+    # A place that several edits tell of is changed once, by all of them.
+    for kind in range(kinds):
+        for row in range(count):
+            for step in range(width):
+                place = cells[row] + offsets[step]
+                part = share[kind, place]
+                if part >= _NONE:
+                    mean[kind, place] = mean[kind, place] + gain[kind, place] / max(part, _ONE)
+                    deviation[kind, place] = deviation[kind, place] * np.sqrt(max(_ONE - part, _LEAST))
+                    share[kind, place] = -_ONE
+    for kind in range(kinds):
+        for row in range(count):
+            for step in range(width):
+                gain[kind, cells[row] + offsets[step]] = _NONE
+                share[kind, cells[row] + offsets[step]] = _NONE
+    return squares
+
+
+@compiled
+def drawn(mean: Floats, deviation: Floats, noise: Floats, factor: np.float32) -> Floats:
+    """`Beliefs.drawn`: (V, cells) mean plus so many times deviation times noise (V * cells,)."""
+    kinds, count = mean.shape
+    scores = np.empty((kinds, count), np.float32)
+    for kind in range(kinds):
+        start = kind * count
+        for cell in range(count):
+            scores[kind, cell] = mean[kind, cell] + factor * deviation[kind, cell] * noise[start + cell]
+    return scores
+
+
+@compiled
+def top(scores: Floats, count: int, avoid: Ints, never: np.float32) -> tuple[int, Ints, Ints]:
+    """`Beliefs.top`: how many were found, their cells and colours; -1 found where some are equal.
+
+    Args:
+        scores: (V, cells), `never` written at the cells to avoid. count: wanted, at least 1, and few.
+        never: a cell whose best score is no more than half of it is not chosen.
+    """
+    kinds, width = scores.shape
+    for kind in range(kinds):
+        for cell in avoid:
+            scores[kind, cell] = never
+    best = np.empty(count + 1, np.float32)
+    cells = np.empty(count + 1, np.int64)
+    highest = scores[0].copy()
+    for kind in range(1, kinds):
+        for cell in range(width):
+            highest[cell] = max(highest[cell], scores[kind, cell])
+    found = 0
+    for cell in range(width):
+        score = highest[cell]
+        if score <= never / 2 or (found > count and score <= best[count]):
+            continue
+        place = min(found, count)
+        while place > 0 and best[place - 1] < score:
+            best[place], cells[place] = best[place - 1], cells[place - 1]
+            place -= 1
+        best[place], cells[place] = score, cell
+        found = min(found + 1, count + 1)
+    colours = np.empty(count, np.int64)
+    for place in range(found - 1):
+        if best[place] == best[place + 1]:
+            return -1, cells[:count], colours
+    found = min(found, count)
+    for place in range(found):
+        colour = 0
+        for kind in range(1, kinds):
+            if scores[kind, cells[place]] > scores[colour, cells[place]]:
+                colour = kind
+        colours[place] = colour
+    return found, cells[:count], colours
+
+
+@compiled
+def near(
+    scores: Floats, anchors: Ints, around: Ints, draws: Floats, share: np.float32, worst: np.float32
+) -> tuple[int, Ints, Ints, Ints]:
+    """`search_moves._near`: how many were found; their rows, cells and colours.
+
+    Args:
+        around: (K,) offsets of the cells looked at. draws: (N, K) a cell is looked at where its draw is below `share`.
+        worst: scores that are no larger are not chosen.
+    """
+    rows = np.empty(len(anchors), np.int64)
+    cells = np.empty(len(anchors), np.int64)
+    colours = np.empty(len(anchors), np.int64)
+    found = 0
+    for row in range(len(anchors)):
+        best = worst
+        for step in range(len(around)):
+            if not draws[row, step] < share:
+                continue
+            cell = anchors[row] + around[step]
+            for kind in range(scores.shape[0]):
+                if scores[kind, cell] > best:
+                    best = scores[kind, cell]
+                    rows[found], cells[found], colours[found] = row, cell, kind
+        if best > worst:
+            found += 1
+    return found, rows, cells, colours
+
+
+@compiled
+def spread(mean: Floats, deviation: Floats, size: Floats, common: Doubles, region: Ints) -> None:
+    """`Beliefs.borrow`: add to each mean what its region (V, R) has in common, as far as the edit itself is unknown."""
+    for kind in range(mean.shape[0]):
+        for cell in range(mean.shape[1]):
+            ratio = deviation[kind, cell] / max(size[kind, cell], _TINY)
+            unknown = ratio * ratio * size[kind, cell]
+            mean[kind, cell] += np.float32(np.float64(unknown) * common[kind, region[cell]])
