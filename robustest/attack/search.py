@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from robustest.attack import search_kernels
 from robustest.attack.search_beliefs import Beliefs
 from robustest.attack.search_blocks import floods, settle, spreads, thin
 from robustest.attack.search_guide import LARGE, regions_of
@@ -24,8 +25,9 @@ from robustest.attack.search_moves import Ahead, climbing_moves, swapping_moves
 from robustest.attack.search_pace import FIRST_STAGE, stages, tells_nothing
 from robustest.attack.search_palette import Palette
 from robustest.attack.search_rivals import Rivals
-from robustest.attack.search_states import Batch, Ints, State, prefixes
+from robustest.attack.search_states import Batch, Ints, State, prefixes, state_sums
 from robustest.attack.task import Search, Task
+from robustest.compiled import fast
 from robustest.results import Edits, Margins, SaliencyChange
 from robustest.saliency.features import detect_features
 from robustest.saliency.mixture import mixture
@@ -175,7 +177,8 @@ class _Play:
         return margins if self.aim == _NEAREST else np.where(margins < 0, margins, self.rows[:, self.aim])
 
     def _keys_of(self, batch: Batch) -> list[int]:
-        keys: list[int] = np.add.reduceat(self.keys[batch.colours, batch.cells], batch.offsets[:-1]).tolist()
+        sums = search_kernels.state_sums if fast() else state_sums
+        keys: list[int] = sums(self.keys, batch.cells, batch.colours, batch.offsets).tolist()
         return keys
 
     def _unasked(self, batch: Batch) -> Ints:

@@ -185,3 +185,129 @@ def spread(mean: Floats, deviation: Floats, size: Floats, common: Doubles, regio
             ratio = deviation[kind, cell] / max(size[kind, cell], _TINY)
             unknown = ratio * ratio * size[kind, cell]
             mean[kind, cell] += np.float32(np.float64(unknown) * common[kind, region[cell]])
+
+
+@compiled
+def swaps(
+    rng: np.random.Generator,
+    scores: Floats,
+    own: Floats,
+    added_cells: Ints,
+    added_colours: Ints,
+    state_cells: Ints,
+    state_colours: Ints,
+    weight: Doubles,
+    around: Ints,
+    steps: Ints,
+    across: int,
+    allowed: Masks,
+    shares: tuple[float, float, float, float],
+    thinning: np.float32,
+    shades: np.float32,
+    worst: np.float32,
+) -> tuple[int, Ints, Ints, Ints, Ints, Ints, Masks]:
+    """`search_moves.swapping_moves` from the best edits on, where any may come in, with the same draws in the same order.
+
+    Args:
+        scores, own: (V, cells), (V, k) drawn scores, of the state's own cells with their own colour ruled out.
+        added_cells, added_colours: (N,) the best edits anywhere; overwritten. state_cells, state_colours: (k,) the state.
+        weight: (k,) cumulated, of each place to be left. around, steps: offsets of cells near by, and next to a cell.
+        shares: moving, moving or joining, those or shifting, recolouring. thinning, shades, worst: see `search_moves`.
+
+    Returns:
+        How many states of N are possible, and of the first so many rows: cells and colours (N, k), the edit that each
+        brings in, whose place it takes, and whether nothing else differs.
+    """
+    count, size, kinds = len(added_cells), len(state_cells), scores.shape[0]
+    moving, joining, shifting, recolouring = shares
+    places, anchors = np.empty(count, np.int64), np.empty(count, np.int64)
+    for row in range(count):
+        limit = rng.random() * weight[size - 1]
+        place = 0
+        while place < size - 1 and weight[place] <= limit:
+            place += 1
+        places[row] = place
+    kind = np.empty(count, np.float64)
+    for row in range(count):
+        kind[row] = rng.random()
+    drawn_anchors = rng.integers(0, size, count)
+    for row in range(count):
+        anchors[row] = drawn_anchors[row]
+        if kind[row] < moving:
+            places[row] = anchors[row]
+    for row in range(count):
+        if not kind[row] < joining:
+            continue
+        best = worst
+        for step in range(len(around)):
+            if not rng.random(dtype=np.float32) < thinning:
+                continue
+            cell = state_cells[anchors[row]] + around[step]
+            for colour in range(kinds):
+                if scores[colour, cell] > best:
+                    best = scores[colour, cell]
+                    added_cells[row], added_colours[row] = cell, colour
+    if kinds > 2:
+        again = np.empty(count, np.int64)
+        some = 0
+        for row in range(count):
+            if rng.random() < recolouring:
+                again[some] = row
+                some += 1
+        highest = np.full(some, worst, np.float32)
+        for colour in range(kinds):
+            for index in range(some):
+                row = again[index]
+                if rng.random(dtype=np.float32) < shades and own[colour, anchors[row]] > highest[index]:
+                    highest[index] = own[colour, anchors[row]]
+                    places[row] = anchors[row]
+                    added_cells[row], added_colours[row] = state_cells[anchors[row]], colour
+    shifted = np.zeros(count, np.bool_)
+    moves = np.zeros(count, np.int64)
+    if size > 1:
+        some = 0
+        for row in range(count):
+            if kind[row] >= joining and kind[row] < shifting:
+                shifted[row] = True
+                some += 1
+        drawn_steps = rng.integers(0, len(steps), some)
+        some = 0
+        for row in range(count):
+            if shifted[row]:
+                moves[row] = steps[drawn_steps[some]]
+                some += 1
+    cells, colours = np.empty((count, size), np.int64), np.empty((count, size), np.int64)
+    single = np.empty(count, np.bool_)
+    found = 0
+    for row in range(count):
+        cells[found], colours[found] = state_cells, state_colours
+        if shifted[row]:
+            down, right = state_cells[anchors[row]] // across, state_cells[anchors[row]] % across
+            for place in range(size):
+                cell = state_cells[place]
+                if abs(cell // across - down) <= 1 and abs(cell % across - right) <= 1:
+                    cells[found, place] = cell + moves[row]
+        else:
+            cells[found, places[row]] = added_cells[row]
+            colours[found, places[row]] = added_colours[row]
+        good = True
+        for place in range(size):
+            good = good and allowed[colours[found, place], cells[found, place]]
+        ordered = np.sort(cells[found])
+        for place in range(size - 1):
+            good = good and ordered[place] != ordered[place + 1]
+        if good:
+            added_cells[found], added_colours[found] = added_cells[row], added_colours[row]
+            places[found], single[found] = places[row], not shifted[row]
+            found += 1
+    return found, cells, colours, added_cells, added_colours, places, single
+
+
+@compiled
+def state_sums(keys: Ints, cells: Ints, colours: Ints, offsets: Ints) -> Ints:
+    """(N,) the sum of the keys (V, cells) of each state's edits, as it overflows."""
+    sums = np.zeros(len(offsets) - 1, np.int64)
+    for state in range(len(sums)):
+        for edit in range(offsets[state], offsets[state + 1]):
+            sums[state] += keys[colours[edit], cells[edit]]
+    return sums

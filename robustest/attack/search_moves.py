@@ -20,7 +20,7 @@ _NEXT_TO_STATE = 0.25  # share of added edits that are put next to one of the st
 # Shares of swaps that move an edit to a neighbour of its own, put one next to another edit of the state, move a group of
 # neighbouring edits together, or give an edit another colour; the others bring in what is believed best anywhere.
 _MOVING, _JOINING, _SHIFTING, _RECOLOURING = 0.45, 0.3, 0.15, 0.1
-_SHADES = 0.5  # share of the other colours that are looked at
+_SHADES = np.float32(0.5)  # share of the other colours that are looked at
 _THINNING = np.float32(0.3)  # share of neighbours that are looked at, so that the same one is not always found
 _WORST = np.float32(-1e20)
 
@@ -100,8 +100,10 @@ def swapping_moves(
     count = len(added)
     if not count:
         return None
-    everyone = np.arange(count)
     weight = np.cumsum(np.exp((ahead.need.min() - ahead.need) / ahead.softness))
+    if fast() and ahead.useless is None:
+        return _compiled_swaps(state, added, scores, own, weight, beliefs, rng)
+    everyone = np.arange(count)
     places = np.minimum(np.searchsorted(weight, rng.random(count) * weight[-1], side="right"), size - 1)
     cells, colours = state.cells[None].repeat(count, 0), state.colours[None].repeat(count, 0)
     if ahead.useless is not None:
@@ -132,6 +134,37 @@ def swapping_moves(
     inside = beliefs.allowed[colours, cells].all(axis=1)
     ordered = np.sort(cells, axis=1)
     return swaps.keep(np.flatnonzero(inside & (ordered[:, 1:] != ordered[:, :-1]).all(axis=1)))
+
+
+def _compiled_swaps(
+    state: State,
+    added: State,
+    scores: Floats,
+    own: Floats,
+    weight: NDArray[np.float64],
+    beliefs: Beliefs,
+    rng: np.random.Generator,
+) -> Swaps:
+    found, cells, colours, *changes, places, single = search_kernels.swaps(
+        rng,
+        scores,
+        own,
+        added.cells,
+        added.colours,
+        state.cells,
+        state.colours,
+        weight,
+        beliefs.around,
+        beliefs.steps,
+        beliefs.across,
+        beliefs.allowed,
+        (_MOVING, _MOVING + _JOINING, _MOVING + _JOINING + _SHIFTING, _RECOLOURING),
+        _THINNING,
+        _SHADES,
+        _WORST,
+    )
+    batch = Batch.square(cells[:found], colours[:found])
+    return Swaps(batch, State(changes[0][:found], changes[1][:found]), places[:found], single[:found])
 
 
 def _bring_near(

@@ -80,3 +80,8 @@ def prefixes(order: State) -> list[State]:
     """The first 2, 3, 4, 6, 8, 12, ... edits of an order, and all of it."""
     sizes = [size for size in _SIZES if size < len(order)]
     return [order.keep(np.arange(size)) for size in [*sizes, len(order)]]
+
+
+def state_sums(keys: Ints, cells: Ints, colours: Ints, offsets: Ints) -> Ints:
+    """(N,) the sum of the keys (V, cells) of each state's edits, as it overflows; no state may be empty."""
+    return np.add.reduceat(keys[colours, cells], offsets[:-1])
