@@ -17,8 +17,10 @@ from robustest.classifiers.classifier import Classifier
 
 _LARGEST = 512
 _MEMORY = 256 << 20  # bytes of one batch of input images
-_GAIN = 1.05  # rates nearer than this are equal
-_SHORT = 0.03  # seconds: calls this short are made as large as possible
+_CALL = 1e-4  # seconds that a call costs besides the model's own: joining questions, drawing, splitting answers
+_GAIN = 0.97  # a larger batch must be as much faster
+_SHORT = 0.03  # seconds: a call as long as this is not made larger where that was no gain
+_WHILE = 0.01  # seconds that each size is measured for
 _LONG = 1.0  # seconds: larger calls than this only delay the first answer
 
 
@@ -64,10 +66,7 @@ def batch_invariant(classifier: Classifier, images: NDArray[np.float32]) -> bool
 
 
 def best_batch(classifier: Classifier, shape: tuple[int, ...]) -> int:
-    """Images a call that give about the highest rate, measured from 8 upwards by doubling.
-
-    Of nearly equal rates the largest batch is taken while a call stays short, because whatever else a call costs is
-    then shared by more images.
+    """Images a call that give the highest rate, measured from 8 upwards by doubling, with what else a call costs.
 
     Args:
         shape: (H, W, C) of the images.
@@ -78,28 +77,28 @@ def best_batch(classifier: Classifier, shape: tuple[int, ...]) -> int:
     fastest, best, size = np.inf, 1, min(8, largest)
     while size <= largest:
         try:
-            each = _seconds_each(classifier, noise[:size])
+            seconds = _seconds(classifier, noise[:size])
         except MemoryError:
             break
-        gains = each * _GAIN < fastest
-        if gains or (each < fastest * _GAIN and each * size < _SHORT):
-            best = size
-        elif each > 1.5 * fastest or each * size >= _SHORT:
+        each = (seconds + _CALL) / size
+        if each < fastest * _GAIN:
+            fastest, best = each, size
+        elif each > 1.5 * fastest or seconds >= _SHORT:
             break
-        fastest = min(fastest, each)
-        if each * size > _LONG:
+        if seconds > _LONG:
             break
         size *= 2
     return best
 
 
-def _seconds_each(classifier: Classifier, images: NDArray[np.float32]) -> float:
+def _seconds(classifier: Classifier, images: NDArray[np.float32]) -> float:
+    """The least that a call took, of at least three and for a while."""
     classifier(images)  # the first call of a size allocates
-    times = []
-    for _ in range(3):
+    times: list[float] = []
+    while len(times) < 3 or sum(times) < _WHILE:
         started = time.perf_counter()
         classifier(images)
         times.append(time.perf_counter() - started)
         if times[-1] > 0.1:
             break
-    return min(times) / len(images)
+    return min(times)
