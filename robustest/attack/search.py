@@ -13,7 +13,6 @@ Source: Wicker, Huang & Kwiatkowska, TACAS 2018, arXiv:1710.07859, for the game.
 from __future__ import annotations
 
 from collections.abc import Generator
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -25,7 +24,17 @@ from robustest.attack.search_moves import Ahead, climbing_moves, swapping_moves
 from robustest.attack.search_pace import FIRST_STAGE, stages, tells_nothing
 from robustest.attack.search_palette import Palette
 from robustest.attack.search_rivals import Rivals
-from robustest.attack.search_states import Batch, Ints, State, prefixes, state_sums
+from robustest.attack.search_states import (
+    Batch,
+    Ints,
+    State,
+    mark_single,
+    pixels_and_values,
+    prefixes,
+    state_sums,
+    without_each,
+)
+from robustest.attack.search_tuning import Tuning
 from robustest.attack.task import Search, Task
 from robustest.compiled import fast
 from robustest.results import Edits, Margins, SaliencyChange
@@ -38,42 +47,6 @@ Growing = Generator[Edits, Margins, tuple[State, float] | None]
 
 _FLAT = 3  # questions in a row that told nothing, because the scores are saturated: another way must be found
 _NEAREST = -1  # no rival in particular: whichever is nearest
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tuning:
-    """What was tuned, on images that no check uses.
-
-    batch: states a question.
-    screening: share of the queries for single edits; the tenth of it where only the label is given.
-    optimism: deviations added to a mean when an edit is chosen.
-    caution: the same for single edits of a large image, which are too many to try all that might be good.
-    surprise: relative variance of what else moves the margin when a single edit of the clean image is scored.
-    context: the same when the edit is made in a state with others, whose effects interfere.
-    direct: size of a first success that is good enough to go on from.
-    prefix: largest set that is tried before one is built with care. tallest: largest set that is built with care.
-    patience: questions without progress before effects are measured anew. despair: before another state is built.
-    thin: edits of a large image's best state above which it is changed by parts, not one by one.
-    trust: questions of building before its progress is judged.
-    aims: classes that the search turns to, one after the other.
-    warmth: how much worse a swap may be accepted, in units of the beliefs' scale.
-    """
-
-    batch: int = 16
-    screening: float = 0.2
-    optimism: float = 1.5
-    caution: float = 1.0
-    surprise: float = 0.1
-    context: float = 3.0
-    direct: int = 8
-    prefix: int = 256
-    tallest: int = 64
-    patience: int = 12
-    despair: int = 12
-    aims: int = 4
-    warmth: float = 0.1
-    thin: int = 24
-    trust: int = 6
 
 
 def game_search(task: Task, rng: np.random.Generator, tuning: Tuning | None = None) -> Search:
@@ -153,23 +126,25 @@ class _Play:
 
     def ask(self, batch: Batch) -> Asking:
         """Have states scored, and keep the smallest that flips."""
-        pixels = self.beliefs.pixel_of_cell[batch.cells]
-        margins = yield Edits(pixels, self.palette.colours[batch.colours, pixels], batch.offsets)
+        margins = yield self._edits_of(batch)
         known = len(self.asked)
         keys = self._keys_of(batch)
         self.asked.update(keys)
         self.left -= max(len(self.asked) - known, -(-len(batch) // 4))  # a search that turns in a circle ends too
-        sizes = np.diff(batch.offsets)
-        single = batch.offsets[:-1][sizes == 1]
-        self.alone[batch.colours[single], batch.cells[single]] = True
-        flips = np.flatnonzero(margins < 0)
-        if len(flips):
-            sizes = sizes[flips]
+        (search_kernels.mark_single if fast() else mark_single)(self.alone, batch.cells, batch.colours, batch.offsets)
+        if len(margins) and margins.min() < 0:
+            flips = np.flatnonzero(margins < 0)
+            sizes = np.diff(batch.offsets)[flips]
             if self.best is None or sizes.min() < len(self.best):
                 self.best = batch[int(flips[sizes.argmin()])]
         if self.rivals is not None:
             self.rows = self.rivals.margins(self.notes.scores, keys, margins)
         return margins
+
+    def _edits_of(self, batch: Batch) -> Edits:
+        gather = search_kernels.pixels_and_values if fast() else pixels_and_values
+        table, colours = self.beliefs.pixel_of_cell, self.palette.colours
+        return Edits(*gather(table, colours, batch.cells, batch.colours), batch.offsets)
 
     def _weigh(self, batch: Batch) -> Asking:
         """As `ask`, but the margins are those to the rival aimed at; still < 0 where an image flips to any class."""
@@ -328,7 +303,7 @@ class _Play:
             group = group // 2 if self.best is state else min(group, len(self.best) // 2)
         while self.best is not None and len(self.best) > 2 and self.left > self.until:
             state = self.best
-            margins = yield from self.ask(Batch.of(state.without_each()))
+            margins = yield from self.ask(without_each(state))
             order = np.argsort(margins, kind="stable")
             free = int((margins < 0).sum())
             if free < 2:
@@ -356,7 +331,7 @@ class _Play:
                 yield from self._swap(*grown, (yield from self._needs(*grown)))
             elif len(self.best) - 1 == size:
                 state = self.best
-                margins = yield from self._weigh(Batch.of(state.without_each()))
+                margins = yield from self._weigh(without_each(state))
                 rank = min(int(self.rng.integers(3)), size) if tries else 0
                 place = int(np.argsort(margins, kind="stable")[rank])
                 others = np.arange(size + 1) != place
@@ -367,7 +342,7 @@ class _Play:
         """How much each edit of a state holds the margin down."""
         if len(state) == 1:
             return np.zeros(1)
-        return (yield from self._weigh(Batch.of(state.without_each()))) - margin
+        return (yield from self._weigh(without_each(state))) - margin
 
     def _swap(self, current: State, margin: float, need: Margins) -> Playing:
         """Swap edits of a state until it flips, or nothing has come of it for long."""

@@ -305,9 +305,29 @@ def swaps(
 
 @compiled
 def state_sums(keys: Ints, cells: Ints, colours: Ints, offsets: Ints) -> Ints:
-    """(N,) the sum of the keys (V, cells) of each state's edits, as it overflows."""
+    """`search_states.state_sums`."""
     sums = np.zeros(len(offsets) - 1, np.int64)
     for state in range(len(sums)):
         for edit in range(offsets[state], offsets[state + 1]):
             sums[state] += keys[colours[edit], cells[edit]]
     return sums
+
+
+@compiled
+def pixels_and_values(pixel_of_cell: Ints, table: Floats, cells: Ints, colours: Ints) -> tuple[Ints, Floats]:
+    """`search_states.pixels_and_values`."""
+    channels = table.shape[2]
+    pixels, values = np.empty(len(cells), np.int64), np.empty((len(cells), channels), np.float32)
+    for edit in range(len(cells)):
+        pixels[edit] = pixel_of_cell[cells[edit]]
+        for channel in range(channels):
+            values[edit, channel] = table[colours[edit], pixels[edit], channel]
+    return pixels, values
+
+
+@compiled
+def mark_single(marks: Masks, cells: Ints, colours: Ints, offsets: Ints) -> None:
+    """`search_states.mark_single`."""
+    for state in range(len(offsets) - 1):
+        if offsets[state + 1] - offsets[state] == 1:
+            marks[colours[offsets[state]], cells[offsets[state]]] = True

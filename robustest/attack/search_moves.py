@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from robustest.attack import search_kernels
 from robustest.attack.search_beliefs import Beliefs, Floats
-from robustest.attack.search_states import Batch, Ints, State
+from robustest.attack.search_states import Batch, Ints, State, with_each
 from robustest.compiled import fast
 
 _LEAPS = (2, 4, 8, 16, 32)  # edits added at once, to see how near the end is
@@ -60,10 +60,8 @@ def climbing_moves(
         rows, cells, colours = _near(scores, anchors, beliefs, rng)
         places = len(single) - len(anchors) + rows
         single.cells[places], single.colours[places] = cells, colours
-    added = np.arange(len(single))
-    states = [state.plus(single.keep(added[row : row + 1])) for row in added]
-    states += [state.plus(ranked.keep(np.arange(size))) for size in leaps]
-    return Batch.of(states), single, np.array([1] * len(single) + leaps)
+    batch = with_each(state, single, [ranked.keep(np.arange(size)) for size in leaps])
+    return batch, single, np.array([1] * len(single) + leaps)
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,7 @@ class Rivals:
         self.classes: Ints = order[order != label][:_MOST]
         self.clean: NDArray[np.float64] = scores[label] - scores[self.classes]
         self._known: dict[int, NDArray[np.float64]] = {}
+        self._heard: list[tuple[list[int], NDArray[np.float64]]] = []  # not yet in `_known`, where it is seldom needed
         self.singles: list[tuple[Ints, Ints, NDArray[np.float64]]] = []
 
     def margins(self, scores: NDArray[np.float64] | None, keys: list[int], margins: Margins) -> NDArray[np.float64]:
@@ -37,12 +38,18 @@ class Rivals:
         Args:
             scores: (N, K), NaN where remembered; None where all were. keys: of the states. margins: (N,) for states never heard of.
         """
-        rows = np.full((len(keys), len(self.classes)), np.nan)
-        if scores is not None:
+        if scores is None:
+            rows = np.full((len(keys), len(self.classes)), np.nan)
+        else:
             rows = scores[:, self.label, None] - scores[:, self.classes]
-        for place in np.flatnonzero(np.isnan(rows[:, 0])).tolist():
-            rows[place] = self._known.get(keys[place], margins[place])
-        self._known.update(zip(keys, rows, strict=True))
+        remembered = np.isnan(rows[:, 0])
+        if remembered.any():
+            for earlier in self._heard:
+                self._known.update(zip(*earlier, strict=True))
+            self._heard.clear()
+            for place in np.flatnonzero(remembered).tolist():
+                rows[place] = self._known.get(keys[place], margins[place])
+        self._heard.append((keys, rows))
         return rows
 
     def hear(self, cells: Ints, colours: Ints, rows: NDArray[np.float64]) -> None:

@@ -39,10 +39,6 @@ class State:
         """Both sets of edits, which have no cell in common."""
         return State(np.concatenate([self.cells, other.cells]), np.concatenate([self.colours, other.colours]))
 
-    def without_each(self) -> list[State]:
-        """The k states with one edit fewer."""
-        return [self.keep(np.arange(len(self)) != place) for place in range(len(self))]
-
 
 @dataclass(frozen=True, slots=True)
 class Batch:
@@ -82,6 +78,45 @@ def prefixes(order: State) -> list[State]:
     return [order.keep(np.arange(size)) for size in [*sizes, len(order)]]
 
 
+def without_each(state: State) -> Batch:
+    """The k states with one edit fewer; k >= 1."""
+    size = len(state)
+    others = ~np.eye(size, dtype=bool)
+    cells = np.broadcast_to(state.cells, (size, size))[others].reshape(size, size - 1)
+    return Batch.square(cells, np.broadcast_to(state.colours, (size, size))[others].reshape(size, size - 1))
+
+
+def with_each(state: State, single: State, leaps: Sequence[State]) -> Batch:
+    """The states with one more edit, each of `single`, and then those with all edits of each of `leaps`."""
+    size, count = len(state), len(single)
+    sizes = np.array([size + 1] * count + [size + len(leap) for leap in leaps], np.int64)
+
+    def joined(own: Ints, added: Ints, more: list[Ints]) -> Ints:
+        ones = np.empty((count, size + 1), np.int64)
+        ones[:, :size], ones[:, size] = own, added
+        return np.concatenate([ones.reshape(-1), *(part for leap in more for part in (own, leap))])
+
+    return Batch(
+        joined(state.cells, single.cells, [leap.cells for leap in leaps]),
+        joined(state.colours, single.colours, [leap.colours for leap in leaps]),
+        np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes)]),
+    )
+
+
 def state_sums(keys: Ints, cells: Ints, colours: Ints, offsets: Ints) -> Ints:
     """(N,) the sum of the keys (V, cells) of each state's edits, as it overflows; no state may be empty."""
     return np.add.reduceat(keys[colours, cells], offsets[:-1])
+
+
+def pixels_and_values(
+    pixel_of_cell: Ints, table: NDArray[np.float32], cells: Ints, colours: Ints
+) -> tuple[Ints, NDArray[np.float32]]:
+    """(M,) pixels and (M, C) values of edits; `table` is the palette, (V, P, C)."""
+    pixels = pixel_of_cell[cells]
+    return pixels, table[colours, pixels]
+
+
+def mark_single(marks: NDArray[np.bool_], cells: Ints, colours: Ints, offsets: Ints) -> None:
+    """Mark (V, cells) the edits that are a state by themselves."""
+    single = offsets[:-1][np.diff(offsets) == 1]
+    marks[colours[single], cells[single]] = True

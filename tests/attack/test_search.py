@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from robustest.attack.find import find_adversarials
-from robustest.attack.search import Tuning, game_search
+from robustest.attack.search import game_search
 from robustest.attack.search_guide import regions_of
 from robustest.attack.search_palette import Palette
+from robustest.attack.search_tuning import Tuning
 from robustest.attack.task import Notes, Task
 from robustest.results import AttackResult, Edits, Verdict
 from robustest.saliency.features import detect_features

@@ -1,0 +1,41 @@
+"""The few-pixel search's settings that no user gives."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tuning:
+    """What was tuned, on images that no check uses.
+
+    batch: states a question.
+    screening: share of the queries for single edits; the tenth of it where only the label is given.
+    optimism: deviations added to a mean when an edit is chosen.
+    caution: the same for single edits of a large image, which are too many to try all that might be good.
+    surprise: relative variance of what else moves the margin when a single edit of the clean image is scored.
+    context: the same when the edit is made in a state with others, whose effects interfere.
+    direct: size of a first success that is good enough to go on from.
+    prefix: largest set that is tried before one is built with care. tallest: largest set that is built with care.
+    patience: questions without progress before effects are measured anew. despair: before another state is built.
+    thin: edits of a large image's best state above which it is changed by parts, not one by one.
+    trust: questions of building before its progress is judged.
+    aims: classes that the search turns to, one after the other.
+    warmth: how much worse a swap may be accepted, in units of the beliefs' scale.
+    """
+
+    batch: int = 16
+    screening: float = 0.2
+    optimism: float = 1.5
+    caution: float = 1.0
+    surprise: float = 0.1
+    context: float = 3.0
+    direct: int = 8
+    prefix: int = 256
+    tallest: int = 64
+    patience: int = 12
+    despair: int = 12
+    aims: int = 4
+    warmth: float = 0.1
+    thin: int = 24
+    trust: int = 6
