@@ -17,7 +17,7 @@ from typing import Any, TypeVar, cast
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
-_WORTH_LOADING = 20_000  # queries scored in this process that make it worth to read compiled code
+_WORTH_LOADING = 50_000  # queries scored in this process that make it worth to read compiled code
 _WORTH_COMPILING = 500_000  # and to compile it, where no process did before
 _OPTIONS: dict[str, Any] = {
     "nogil": True,

@@ -76,7 +76,7 @@ def test_a_memory_goes_over_to_a_table_with_all_it_knows() -> None:
 def test_compiled_loops_are_loaded_after_enough_queries_and_not_before(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compiled, "_gate", compiled._Gate())
     monkeypatch.setattr(compiled, "_cached", lambda: True)
-    compiled.worked(19_999)
+    compiled.worked(49_999)
     assert not compiled.fast()
     compiled.worked(1)
     assert compiled.fast()
