@@ -80,16 +80,16 @@ def refine(
             owner, entry = owner[:begin], entry[:begin]
             break
         who, which = owner[begin : begin + block], entry[begin : begin + block]
+        if slopes is None:
+            ends = _ends(graph, region, intervals, index, who, which, (1.0, -1.0), lower.shape[0])
+            found[0].append(ends[: len(who)])
+            found[1].append(-ends[len(who) :])
+            continue
         for side, sign in enumerate((1.0, -1.0)):
-            zero = torch.zeros(len(who), 1, dtype=torch.float64)
-            forms = node_forms(graph, index, who, which, sign)
-            if isinstance(forms, Whole) and lower.shape[0] == 1:
-                forms, zero = Whole(forms.rows.transpose(0, 1), None), zero.T
-            mine, per_row = (
-                (None, False) if slopes is None else _slopes_of_rows(slopes[side], who, which, lower.shape[0])
+            mine = _slopes_of_rows(slopes[side], who, which, lower.shape[0])
+            found[side].append(
+                sign * _ends(graph, region, intervals, index, who, which, (sign,), lower.shape[0], *mine)
             )
-            bound = back_substitute(graph, region, intervals, index, forms, zero, slopes=mine, per_row=per_row)[0]
-            found[side].append(sign * bound.flatten())
     if len(owner) == 0:
         return lower, upper
     new_lower, new_upper = torch.cat(found[0]), torch.cat(found[1])
@@ -97,6 +97,27 @@ def refine(
         new_lower = torch.maximum(lower[owner, entry], new_lower)
         new_upper = torch.minimum(upper[owner, entry], new_upper)
     return lower.index_put((owner, entry), new_lower), upper.index_put((owner, entry), new_upper)
+
+
+def _ends(
+    graph: BoundGraph,
+    region: Region,
+    intervals: Intervals,
+    index: int,
+    owner: Tensor,
+    entry: Tensor,
+    signs: tuple[float, ...],
+    batch: int,
+    slopes: Slopes | None = None,
+    per_row: bool = False,
+) -> Tensor:
+    """Lower ends of single entries of a node times each sign in turn, one after the other."""
+    sign = torch.tensor(signs, dtype=torch.float64).repeat_interleave(len(owner))
+    zero = torch.zeros(len(sign), 1, dtype=torch.float64)
+    forms = node_forms(graph, index, owner.repeat(len(signs)), entry.repeat(len(signs)), sign)
+    if isinstance(forms, Whole) and batch == 1:
+        forms, zero = Whole(forms.rows.transpose(0, 1), None), zero.T
+    return back_substitute(graph, region, intervals, index, forms, zero, slopes=slopes, per_row=per_row)[0].flatten()
 
 
 def _slopes_of_rows(slopes: Slopes, owner: Tensor, entry: Tensor, batch: int) -> tuple[Slopes, bool]:

@@ -7,6 +7,7 @@ Knows nothing of networks.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
@@ -153,3 +154,12 @@ class Bracket:
             "exact": self.exact,
             "note": self.note,
         }
+
+
+def steps_of_255(radius: float) -> int:
+    """How many steps of 1/255 the nearest misclassified 8-bit image differs by at least, from a proven Linf radius.
+
+    Distances of 8-bit images are whole steps, up to 2**-24 that their float32 values are rounded by: so an image that
+    differs by k steps lies inside the ball, and is right, while `k / 255 + 2**-23 < radius`. The next step is the answer.
+    """
+    return max(0, math.ceil((radius - 2.0**-23) * 255 - 1e-9))

@@ -22,6 +22,8 @@ from robustest.bounds.rounding import U64, gamma
 from robustest.errors import InvalidSetting
 
 _L2_STEPS = 12
+_FEW = 24
+"""Items that are ordered first when a budget is shared out: seldom do more of them get any."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -265,24 +267,32 @@ class Region:
         the other way, counts with the better of its two ways at that price.
         """
         with torch.no_grad():
-            ordered, order = rate.sort(-1, descending=True)
-            spent = room.expand_as(rate).gather(-1, order).cumsum(-1)
-            last = (spent < self.eps[:, None, None]).sum(-1, keepdim=True)
-            price = torch.where(last < rate.shape[-1], ordered.gather(-1, last.clamp_max(rate.shape[-1] - 1)), 0.0)
+            price = self._price(rate, room.expand_as(rate), min(_FEW, rate.shape[-1]))
         gained = room * (rate - price).clamp_min(0)
         if other is not None:
             gained = torch.maximum(gained, other[1] * (other[0] - price).clamp_min(0))
         return price[..., 0] * self.eps[:, None] + gained.sum(-1)
+
+    def _price(self, rate: Tensor, room: Tensor, most: int) -> Tensor:
+        """(B, R, 1) the rate at which the best items' room is as much as the budget; 0 where all items fit in it."""
+        # What has no room takes none of the budget.
+        ordered, order = torch.where(room > 0, rate, 0.0).topk(most, -1)
+        spent = room.gather(-1, order).cumsum(-1)
+        last = (spent < self.eps[:, None, None]).sum(-1, keepdim=True)
+        if most < rate.shape[-1] and bool((last == most).any()):
+            return self._price(rate, room, rate.shape[-1])
+        return torch.where(last < most, ordered.gather(-1, last.clamp_max(most - 1)), 0.0)
 
     def _multiplier(self, size: Tensor, room: Tensor) -> Tensor:
         """(B, R, 1) price per unit of squared length, approached from above; any positive value is sound."""
         square = (self.eps**2)[:, None, None]
         price = size.norm(dim=-1, keepdim=True) / (2 * self.eps[:, None, None]).clamp_min(1e-300)
         price = price.clamp_min(1e-300)
+        long, wide = size.square(), room.square()
         for _ in range(_L2_STEPS):
             free = size < 2 * price * room
-            left = square - torch.where(free, 0.0, room).square().sum(-1, keepdim=True)
-            unclipped = torch.where(free, size, 0.0).square().sum(-1, keepdim=True)
+            left = square - torch.where(free, 0.0, wide).sum(-1, keepdim=True)
+            unclipped = torch.where(free, long, 0.0).sum(-1, keepdim=True)
             new = (unclipped / (4 * left).clamp_min(1e-300)).sqrt()
             better = (left > 0) & (new < price * (1 - 1e-12)) & (new > 0)
             if not bool(better.any()):

@@ -181,15 +181,15 @@ def _whole_step(
     rows, owner = forms.rows, forms.owner
     if node.activation is not None:
         lines = intervals.lines[index].take(owner)
-        negative = rows.clamp_max(0)
+        negative, positive = rows.clamp_max(0), rows.clamp_min(0)
         change = _dot(negative, lines.upper_shift)
         if lines.lower_shift is not None:
-            change = change + _dot(rows.clamp_min(0), lines.lower_shift)
+            change = change + _dot(positive, lines.lower_shift)
         change = change - _charge(rows, intervals.error[index], owner)
         low = lines.lower_slope[:, None]
         if slope is not None:
             low = torch.where(lines.free[:, None], slope, low)
-        return Whole(torch.where(rows > 0, low, lines.upper_slope[:, None]) * rows, owner), change
+        return Whole(torch.addcmul(negative * lines.upper_slope[:, None], positive, low), owner), change
     change = -_charge(rows, intervals.error[index], owner)
     if node.op is None:
         return forms, change
@@ -204,14 +204,15 @@ def _window_step(
     error = intervals.error[index]
     if node.activation is not None:
         lines, rows = intervals.lines[index], forms.rows
-        change = _total(rows.clamp_max(0) * forms.look(lines.upper_shift, node.shape))
+        negative, positive = rows.clamp_max(0), rows.clamp_min(0)
+        change = _total(negative * forms.look(lines.upper_shift, node.shape))
         if lines.lower_shift is not None:
-            change = change + _total(rows.clamp_min(0) * forms.look(lines.lower_shift, node.shape))
+            change = change + _total(positive * forms.look(lines.lower_shift, node.shape))
         if error is not None:
             change = change - _total(rows.abs() * forms.look(error, node.shape))
         own = lines.lower_slope if slope is None else torch.where(lines.free, slope[:, 0], lines.lower_slope)
         low, high = forms.look(own, node.shape), forms.look(lines.upper_slope, node.shape)
-        return replace(forms, rows=torch.where(rows > 0, low, high) * rows, inside=True), change
+        return replace(forms, rows=torch.addcmul(negative * high, positive, low), inside=True), change
     forms = forms.cut(node.shape)
     change = torch.zeros(forms.rows.shape[0], 1, dtype=torch.float64)
     if error is not None:
@@ -251,8 +252,8 @@ def _total(products: Tensor) -> Tensor:
     return products.flatten(1).sum(1, keepdim=True)
 
 
-def node_forms(graph: BoundGraph, index: int, owner: Tensor, entry: Tensor, sign: float) -> Forms:
-    """Forms that pick single entries of a node, or their negatives."""
+def node_forms(graph: BoundGraph, index: int, owner: Tensor, entry: Tensor, sign: Tensor) -> Forms:
+    """Forms that pick single entries of a node, times a sign each."""
     node = graph.nodes[index]
     count = len(owner)
     if len(node.shape) == 3 and node.shape[1] * node.shape[2] > 1:

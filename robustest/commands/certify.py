@@ -42,6 +42,8 @@ def certify(
         number: how many images, from the first.
         out: folder for certify.json and certificates/, one file a proof that can be rechecked; none if not given.
     """
+    import numpy as np
+
     from robustest.audit.files import storage, writing
     from robustest.classifiers.classifier import check_fit, classes_of
     from robustest.errors import InvalidSetting, MissingExtra
@@ -63,6 +65,7 @@ def certify(
     check_fit(classifier.info, shape)
     check_labels(sample.labels, len(sample), classifier.info.classes)
     unit = as_unit(sample.images)
+    bytes_given = sample.images.dtype == np.uint8
     predicted = classes_of(classifier(unit), classifier.info.output)
     checker = checker_of(classifier, image_shape=shape)
     print(f"{classifier.info.source}: distance to the nearest misclassified image, [proven lower, re-scored upper]")
@@ -77,7 +80,7 @@ def certify(
             brackets = checker.bracket(image, label, norms=cast("list[Norm]", chosen), seconds=seconds)
             entry["brackets"] = {norm: bracket.to_json() for norm, bracket in brackets.items()}
             for norm, bracket in brackets.items():
-                print(f"{name:24} {norm:8} {_words(bracket)}")
+                print(f"{name:24} {norm:8} {_words(bracket, bytes_given and norm == 'linf')}")
                 if out is not None and bracket.lower is not None and bracket.lower.certificate is not None:
                     path = out / "certificates" / f"{place:06d}-{norm}.json"
                     with storage(out):
@@ -105,10 +108,15 @@ def certify(
     return 0
 
 
-def _words(bracket: Any) -> str:
+def _words(bracket: Any, stepped: bool) -> str:
+    """One line; `stepped` for images whose Linf distances are whole steps of 1/255."""
+    from robustest.bounds.guarantee import steps_of_255
+
     lower = "nothing proven" if bracket.lower is None else f"{bracket.lower.value:.6g}"
     upper = "none found" if bracket.upper is None else f"{bracket.upper.value:.6g}"
     how = "" if bracket.lower is None else f"  {bracket.lower.guarantee.name} by {bracket.lower.method}"
+    if stepped and bracket.lower is not None:
+        how += f"; no 8-bit image nearer than {steps_of_255(bracket.lower.value)}/255 is misclassified"
     return f"[{lower}, {upper}]{'  exact' if bracket.exact else ''}{how}"
 
 

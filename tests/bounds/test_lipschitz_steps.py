@@ -17,6 +17,7 @@ from robustest.bounds.checker import Checker
 from robustest.bounds.crown import margin_bounds, margin_rows
 from robustest.bounds.drift import ExecutionDrift
 from robustest.bounds.graph import BoundGraph
+from robustest.bounds.guarantee import steps_of_255
 from robustest.bounds.lipschitz import product_constant, rates_of
 from robustest.bounds.radius import largest_radius
 from robustest.bounds.reading import read_torch
@@ -243,3 +244,17 @@ def test_a_checker_without_time_gives_a_bracket_without_false_claims() -> None:
         assert bracket.norm == norm
         assert bracket.lower is not None
         assert bracket.lower.value >= 0
+
+
+def test_a_linf_proof_counts_up_to_the_next_step_of_8_bit_images() -> None:
+    """Every pair of 8-bit values that differs by fewer steps lies inside the radius as float32, with room to spare."""
+    values = np.arange(256, dtype=np.float32) / np.float32(255)
+    gaps = np.abs(values[:, None].astype(np.float64) - values[None])
+    steps = np.abs(np.subtract.outer(np.arange(256), np.arange(256)))
+    for radius in (1e-9, 0.003, 1 / 255, 0.0040, 2 / 255 + 1e-9, 2 / 255 + 1e-6, 0.1, 0.5):
+        known = steps_of_255(radius)
+        assert bool((gaps[steps < known] < radius).all())
+        assert known / 255 >= radius - 2.0**-22
+    assert steps_of_255(0.0) == 0
+    assert steps_of_255(0.1) == 26
+    assert steps_of_255(2 / 255) == 2
