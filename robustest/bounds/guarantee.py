@@ -30,7 +30,7 @@ class Guarantee(Enum):
 
     PROOF_EXEC = (
         "Proved for the float32 network as executed: every affine layer computed with IEEE binary32 dot products "
-        "in any order, with or without FMA."
+        "in any order, with or without FMA, layers after one another or fused into one."
     )
     PROOF_REAL = "Proved for the network in exact real arithmetic; the checker's own rounding is accounted for."
     PROOF_GIVEN_L = "Proved if the Lipschitz constant that was supplied is right; it was not checked."

@@ -175,11 +175,11 @@ def test_branching_over_a_convolutional_network_tightens_and_claims_nothing_fals
     image = torch.from_numpy(rng.random((1, 8, 8, 1)).astype(np.float32))
     label = int(graph.forward(image)[0].argmax())
     branched = 0
-    for eps in (0.02, 0.04, 0.06, 0.08, 0.1, 0.15):
+    for eps in (0.04, 0.06, 0.1):
         ball = Region.ball(image, "linf", eps)
-        answer = prove_region(graph, ball, label, seconds=1e9, domains=120)
+        answer = prove_region(graph, ball, label, seconds=1e9, domains=60)
         branched += answer.domains > 1
-        scores = graph.forward(points_of(rng, ball, 3000)[0])
+        scores = graph.forward(points_of(rng, ball, 1500)[0])
         margins = scores[:, [label]] - scores
         margins[:, label] = math.inf
         if answer.proved:
