@@ -15,7 +15,8 @@ _FIRST, _SECOND, _GOLDEN = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB13
 
 
 @compiled
-def _scrambled(key: np.uint64) -> np.uint64:
+def scrambled(key: np.uint64) -> np.uint64:
+    """`record.scrambled` of one number."""
     key = (key ^ (key >> np.uint64(30))) * _FIRST
     key = (key ^ (key >> np.uint64(27))) * _SECOND
     return key ^ (key >> np.uint64(31))
@@ -29,9 +30,9 @@ def state_keys(pixels: Ints, values: Floats, offsets: Ints) -> NDArray[np.uint64
     for state in range(len(keys)):
         total = np.uint64(0)
         for edit in range(offsets[state], offsets[state + 1]):
-            key = _scrambled((np.uint64(pixels[edit]) + np.uint64(1)) * _GOLDEN)
+            key = scrambled((np.uint64(pixels[edit]) + np.uint64(1)) * _GOLDEN)
             for channel in range(bits.shape[1]):
-                key = _scrambled(key ^ (np.uint64(bits[edit, channel]) + _GOLDEN))
+                key = scrambled(key ^ (np.uint64(bits[edit, channel]) + _GOLDEN))
             total += key
         keys[state] = total
     return keys

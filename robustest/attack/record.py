@@ -12,20 +12,21 @@ from robustest.results import Edits, Margins
 from robustest.settings import Norm
 
 _MIX = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
 def edit_keys(edits: Edits) -> NDArray[np.uint64]:
     """(M,) a 64-bit key for each (pixel, colour): splitmix64 (Steele, Lea & Flood 2014) over its parts."""
     # Scrambled before the colour comes in: pixel 0 made black would else have the key 0, as if nothing had changed.
-    keys = _scrambled((edits.pixels.astype(np.uint64) + np.uint64(1)) * _GOLDEN)
+    keys = scrambled((edits.pixels.astype(np.uint64) + np.uint64(1)) * GOLDEN)
     bits = np.ascontiguousarray(edits.values, np.float32).view(np.uint32)
     for channel in range(bits.shape[1]):
-        keys = _scrambled(keys ^ (bits[:, channel].astype(np.uint64) + _GOLDEN))
+        keys = scrambled(keys ^ (bits[:, channel].astype(np.uint64) + GOLDEN))
     return keys
 
 
-def _scrambled(keys: NDArray[np.uint64]) -> NDArray[np.uint64]:
+def scrambled(keys: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """The last step of splitmix64: (M,) numbers, each turned into another that looks random."""
     keys = (keys ^ (keys >> np.uint64(30))) * _MIX[0]
     keys = (keys ^ (keys >> np.uint64(27))) * _MIX[1]
     return keys ^ (keys >> np.uint64(31))

@@ -31,12 +31,13 @@ from robustest.attack.search_states import (
     mark_single,
     pixels_and_values,
     prefixes,
-    state_sums,
+    state_keys,
     without_each,
 )
 from robustest.attack.search_tuning import Tuning
 from robustest.attack.task import Search, Task
 from robustest.compiled import fast
+from robustest.randomness import skip_draws
 from robustest.results import Edits, Margins, SaliencyChange
 from robustest.saliency.features import detect_features
 from robustest.saliency.mixture import mixture
@@ -73,8 +74,9 @@ class _Play:
         self.large = far and not self.label_only
         self.boldness = tuning.caution if self.large else tuning.optimism
         self.queries, self.left = task.queries, task.queries
-        # A state's key is the sum of its edits' keys: what is asked again is remembered by the driver and costs nothing.
-        self.keys = rng.integers(2**63, size=self.beliefs.mean.shape)
+        # A table of keys was drawn here once; the stream goes on where it did, so that an attack repeats.
+        skip_draws(rng, self.beliefs.mean.size)
+        # By the keys of states: what is asked again is remembered by the driver and costs nothing.
         self.asked: set[int] = set()
         self.alone = np.zeros(self.beliefs.mean.shape, bool)  # edits whose effect on the clean image is known
         self.best: State | None = None
@@ -152,8 +154,8 @@ class _Play:
         return margins if self.aim == _NEAREST else np.where(margins < 0, margins, self.rows[:, self.aim])
 
     def _keys_of(self, batch: Batch) -> list[int]:
-        sums = search_kernels.state_sums if fast() else state_sums
-        keys: list[int] = sums(self.keys, batch.cells, batch.colours, batch.offsets).tolist()
+        keyed = search_kernels.state_keys if fast() else state_keys
+        keys: list[int] = keyed(self.beliefs.cells, batch.cells, batch.colours, batch.offsets).tolist()
         return keys
 
     def _unasked(self, batch: Batch) -> Ints:

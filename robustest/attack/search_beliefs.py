@@ -62,21 +62,22 @@ class Beliefs:
         self.cell_of_pixel: Ints = (rows + radius) * self.across + columns + radius
         self.pixel_of_cell: Ints = np.full(self.cells, -1)
         self.pixel_of_cell[self.cell_of_pixel] = np.arange(height * width)
-        colours, _, channels = palette.change.shape
-        self.colours = colours
+        colours = self.colours = palette.count
         self.size = np.zeros((colours, self.cells), np.float32)
-        self.size[:, self.cell_of_pixel] = palette.size
-        norms = np.maximum(np.linalg.norm(palette.change, axis=2, keepdims=True), 1e-9)
-        self._angle = np.zeros((colours, self.cells, channels), np.float32)
-        self._angle[:, self.cell_of_pixel] = palette.change / norms
+        self._angle = np.zeros((colours, self.cells, palette.colours.shape[2]), np.float32)
+        for colour in range(colours):
+            change = palette.change(colour)
+            self.size[colour, self.cell_of_pixel] = np.sqrt(np.square(change).mean(axis=1))
+            norms = np.maximum(np.linalg.norm(change, axis=1, keepdims=True), 1e-9)
+            self._angle[colour, self.cell_of_pixel] = change / norms
         self._floor = np.float32(colour_floor)
         self.allowed: NDArray[np.bool_] = self.size > 0
         self.mean: Floats = np.where(self.allowed, np.float32(0), _NEVER)
         self.deviation: Floats = self.size.copy()  # in units of `scale`, so that nothing need be known of the margins
-        self._region = np.zeros(self.cells, np.int64)
+        self._region = np.zeros(self.cells, np.int32)
         self._region[self.cell_of_pixel] = regions
         self._regions = int(regions.max()) + 1
-        self._phase = np.zeros(self.cells, np.int64)
+        self._phase = np.zeros(self.cells, np.uint8)
         self._phase[self.cell_of_pixel] = (rows % _PERIOD) * _PERIOD + columns % _PERIOD
         self._energy = np.full(_PERIOD**2, 0.0)
         self._expected = np.full(_PERIOD**2, 0.0)
@@ -91,15 +92,12 @@ class Beliefs:
         self._offsets: Ints = self._around[close]
         self._middle = int(np.flatnonzero(self._offsets == 0)[0])
         self._near: Floats = np.exp(-np.hypot(down, right)[close] / reach).astype(np.float32)
-        self._gain = np.zeros(colours * self.cells, np.float32)
-        self._share = np.zeros(colours * self.cells, np.float32)
         self._pool = np.abs(rng.standard_normal(_POOL + colours * self.cells, dtype=np.float32))
         self._surprise, self._count = 0.0, 0
 
     def anew(self) -> Beliefs:
         """The same image with nothing learned of its edits but which phases of the grid matter."""
-        other = copy(self)
-        other.size = self.size.copy()
+        other = copy(self)  # shares `size` until one of them is tuned
         other.mean = np.where(self.allowed, np.float32(0), _NEVER)
         other.deviation = self.size.copy()
         other._told, other._heard = np.zeros_like(self._told), np.zeros_like(self._heard)
@@ -168,15 +166,14 @@ class Beliefs:
         weight = (own / total * surprise).astype(np.float32)
         explained = (own**2 / total).astype(np.float32)
         spread = self.deviation.reshape(-1)
-        np.add.at(self._gain, places, (correlation * weight[:, None]).ravel() * spread[places])
-        np.add.at(self._share, places, (correlation**2 * explained[:, None]).ravel())
+        gain, shares = np.zeros(len(spread), np.float32), np.zeros(len(spread), np.float32)
+        np.add.at(gain, places, (correlation * weight[:, None]).ravel() * spread[places])
+        np.add.at(shares, places, (correlation**2 * explained[:, None]).ravel())
         # Several edits may tell of one place: together they explain no more than all of it.
-        share = self._share[places]
+        share = shares[places]
         mean = self.mean.reshape(-1)
-        mean[places] = mean[places] + self._gain[places] / np.maximum(share, 1)
+        mean[places] = mean[places] + gain[places] / np.maximum(share, 1)
         spread[places] = spread[places] * np.sqrt(np.maximum(1 - share, 0.02))
-        self._gain[places] = 0
-        self._share[places] = 0
         np.add.at(self._told, (colours, self._region[cells]), surprise * size)
         np.add.at(self._heard, (colours, self._region[cells]), size**2)
 
@@ -196,8 +193,8 @@ class Beliefs:
             self._near,
             self._floor,
             self._middle,
-            self._gain.reshape(self.mean.shape),
-            self._share.reshape(self.mean.shape),
+            np.zeros(self.mean.shape, np.float32),
+            np.zeros(self.mean.shape, np.float32),
             self._told,
             self._heard,
             self._region,
@@ -243,7 +240,7 @@ class Beliefs:
         factor = np.sqrt(np.clip(share, 0.01, 4)).astype(np.float32)
         change = (factor / self._factor)[self._phase]
         self.deviation *= change
-        self.size *= change
+        self.size = self.size * change
         self._factor = factor
 
     def forget(self, share: float) -> None:

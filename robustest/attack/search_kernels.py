@@ -8,6 +8,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from robustest.attack import kernels
+from robustest.attack.record import GOLDEN
 from robustest.compiled import compiled
 
 Ints = NDArray[np.int64]
@@ -36,11 +38,11 @@ def learn(
     share: Floats,
     told: Doubles,
     heard: Doubles,
-    region: Ints,
+    region: NDArray[np.int32],
 ) -> Doubles:
     """`Beliefs.learn` on (V, cells) arrays, all but the surprise's sum: (N,) its relative squares are returned.
 
-    gain, share: (V, cells) of zeros, left so.
+    gain, share: (V, cells) of zeros, overwritten.
     """
     count, width, kinds = len(cells), len(offsets), mean.shape[0]
     squares = np.empty(count, np.float64)
@@ -85,11 +87,6 @@ def learn(
                     mean[kind, place] = mean[kind, place] + gain[kind, place] / max(part, _ONE)
                     deviation[kind, place] = deviation[kind, place] * np.sqrt(max(_ONE - part, _LEAST))
                     share[kind, place] = -_ONE
-    for kind in range(kinds):
-        for row in range(count):
-            for step in range(width):
-                gain[kind, cells[row] + offsets[step]] = _NONE
-                share[kind, cells[row] + offsets[step]] = _NONE
     return squares
 
 
@@ -178,7 +175,7 @@ def near(
 
 
 @compiled
-def spread(mean: Floats, deviation: Floats, size: Floats, common: Doubles, region: Ints) -> None:
+def spread(mean: Floats, deviation: Floats, size: Floats, common: Doubles, region: NDArray[np.int32]) -> None:
     """`Beliefs.borrow`: add to each mean what its region (V, R) has in common, as far as the edit itself is unknown."""
     for kind in range(mean.shape[0]):
         for cell in range(mean.shape[1]):
@@ -304,13 +301,13 @@ def swaps(
 
 
 @compiled
-def state_sums(keys: Ints, cells: Ints, colours: Ints, offsets: Ints) -> Ints:
-    """`search_states.state_sums`."""
-    sums = np.zeros(len(offsets) - 1, np.int64)
+def state_keys(width: int, cells: Ints, colours: Ints, offsets: Ints) -> Ints:
+    """`search_states.state_keys`."""
+    sums = np.zeros(len(offsets) - 1, np.uint64)
     for state in range(len(sums)):
         for edit in range(offsets[state], offsets[state + 1]):
-            sums[state] += keys[colours[edit], cells[edit]]
-    return sums
+            sums[state] += kernels.scrambled(np.uint64(colours[edit] * width + cells[edit] + 1) * GOLDEN)
+    return sums.view(np.int64)
 
 
 @compiled
@@ -320,8 +317,9 @@ def pixels_and_values(pixel_of_cell: Ints, table: Floats, cells: Ints, colours: 
     pixels, values = np.empty(len(cells), np.int64), np.empty((len(cells), channels), np.float32)
     for edit in range(len(cells)):
         pixels[edit] = pixel_of_cell[cells[edit]]
+        row = pixels[edit] if table.shape[1] > 1 else 0
         for channel in range(channels):
-            values[edit, channel] = table[colours[edit], pixels[edit], channel]
+            values[edit, channel] = table[colours[edit], row, channel]
     return pixels, values
 
 

@@ -17,9 +17,8 @@ class Palette:
     seldom lowest inside, so finer steps cost more queries than they save. `tau`: a step up or down in every channel.
 
     Attributes:
-        colours: (V, P, C) float32 in [0, 1]; multiples of 1/255 where `eight_bit`.
-        change: (V, P, C) difference to the image.
-        size: (V, P) root mean square of the change over the channels, 0 where it is no change.
+        colours: (V, P, C) float32 in [0, 1], or (V, 1, C) where all pixels have the same; multiples of 1/255 where `eight_bit`.
+        count: V.
     """
 
     def __init__(self, image: NDArray[np.float32], values: Values, tau: float, *, eight_bit: bool) -> None:
@@ -28,13 +27,15 @@ class Palette:
         levels = 3 if values == "free" else 2
         digits = np.arange(levels**channels)[:, None] // levels ** np.arange(channels) % levels
         corners = (digits / (levels - 1)).astype(np.float32)[:, None, :]
-        if values == "tau":
-            colours = np.clip(base + np.float32(tau) * (2 * corners - 1), 0, 1)
-        else:
-            colours = np.broadcast_to(corners, (len(digits), base.shape[1], channels))
+        colours = np.clip(base + np.float32(tau) * (2 * corners - 1), 0, 1) if values == "tau" else corners
         if eight_bit:
             colours = np.rint(colours * 255).astype(np.float32) / np.float32(255)
         self.colours: NDArray[np.float32] = np.ascontiguousarray(colours, np.float32)
-        self.change: NDArray[np.float32] = self.colours - base
-        self.change[np.abs(self.change) < _SEEN] = 0
-        self.size: NDArray[np.float32] = np.sqrt(np.square(self.change).mean(axis=2))
+        self.count = len(self.colours)
+        self._base = base
+
+    def change(self, colour: int) -> NDArray[np.float32]:
+        """(P, C) difference that one of the colours makes to the image."""
+        change: NDArray[np.float32] = self.colours[colour] - self._base[0]
+        change[np.abs(change) < _SEEN] = 0
+        return change

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from robustest.attack.record import GOLDEN, scrambled
+
 Ints = NDArray[np.int64]
 
 _SIZES = tuple(size << power for power in range(15) for size in (2, 3))  # 2, 3, 4, 6, 8, 12, ...
@@ -103,17 +105,22 @@ def with_each(state: State, single: State, leaps: Sequence[State]) -> Batch:
     )
 
 
-def state_sums(keys: Ints, cells: Ints, colours: Ints, offsets: Ints) -> Ints:
-    """(N,) the sum of the keys (V, cells) of each state's edits, as it overflows; no state may be empty."""
-    return np.add.reduceat(keys[colours, cells], offsets[:-1])
+def state_keys(width: int, cells: Ints, colours: Ints, offsets: Ints) -> Ints:
+    """(N,) a key for each set of edits, the sum of its edits' keys as it overflows; no state may be empty.
+
+    Args:
+        width: cells of the image, rim included.
+    """
+    keys = scrambled((colours * width + cells + 1).astype(np.uint64) * GOLDEN).view(np.int64)
+    return np.add.reduceat(keys, offsets[:-1])
 
 
 def pixels_and_values(
     pixel_of_cell: Ints, table: NDArray[np.float32], cells: Ints, colours: Ints
 ) -> tuple[Ints, NDArray[np.float32]]:
-    """(M,) pixels and (M, C) values of edits; `table` is the palette, (V, P, C)."""
+    """(M,) pixels and (M, C) values of edits; `table` is the palette, (V, P, C) or (V, 1, C)."""
     pixels = pixel_of_cell[cells]
-    return pixels, table[colours, pixels]
+    return pixels, table[colours, pixels if table.shape[1] > 1 else 0]
 
 
 def mark_single(marks: NDArray[np.bool_], cells: Ints, colours: Ints, offsets: Ints) -> None:
