@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,6 +25,8 @@ from numpy.typing import NDArray
 
 from robustest import compiled
 from robustest.attack.find import iter_adversarials
+from robustest.attack.search import game_search
+from robustest.attack.task import Search, Task
 from robustest.audit.run import run_audit
 from robustest.classifiers import load_classifier
 from robustest.images import ImageSet, load_images
@@ -31,7 +34,7 @@ from robustest.settings import AttackSettings
 
 QUERIES = ((100, 640), (1000, 64), (10_000, 16))  # queries an image, images
 IMAGES = (100, 1000, 10_000)
-GAMES = (2, 10)
+GAMES = (2, 6)
 
 
 def images_of(path: Path, count: int) -> ImageSet:
@@ -70,8 +73,8 @@ def by_images(model: Path, data: Path, count: int) -> dict[str, float]:
     return {"images": count, "seconds": spent, "peak": _peak(), "input": images.images.nbytes}
 
 
-def by_games(count: int, queries: int) -> dict[str, float]:
-    """Memory with so many games in play at once on 224x224 colour images."""
+def by_games(count: int, queries: int, traced: bool) -> dict[str, float]:
+    """Memory with so many games in play at once on 224x224 colour images: at its peak, and what is held between questions."""
     rng = np.random.default_rng(0)
     weights = rng.standard_normal((224 * 224 * 3, 10)).astype(np.float32)
 
@@ -82,11 +85,26 @@ def by_games(count: int, queries: int) -> dict[str, float]:
 
     classifier = load_classifier(scores)
     data = rng.integers(0, 256, (count, 224, 224, 3)).astype(np.uint8)
-    settings = AttackSettings(queries=queries)
+    held: list[int] = []
+
+    def watched(task: Task, rng: np.random.Generator) -> Search:
+        game = game_search(task, rng)
+        question = next(game)
+        while True:
+            margins = yield question
+            question = game.send(margins)
+            held.append(tracemalloc.get_traced_memory()[0])
+
     sent = 0
-    for _, result in iter_adversarials(classifier, data, np.zeros(count, np.int64), settings, games=count):
+    labels, settings = np.zeros(count, np.int64), AttackSettings(queries=queries)
+    if traced:
+        tracemalloc.start()
+    found = iter_adversarials(classifier, data, labels, settings, strategy=watched, games=count)
+    for _, result in found:
+        if not sent and traced:
+            tracemalloc.stop()  # from here on not all of them are in play
         sent += result.queries
-    return {"games": count, "queries": sent, "peak": _peak()}
+    return {"games": count, "queries": sent, "peak": _peak(), "held": float(np.median([n for n in held if n] or [0]))}
 
 
 def _peak() -> float:
@@ -117,7 +135,7 @@ def main() -> None:
         elif kind == "images":
             print(json.dumps(by_images(given.model, given.data, int(numbers[0]))))
         else:
-            print(json.dumps(by_games(int(numbers[0]), int(numbers[1]))))
+            print(json.dumps(by_games(int(numbers[0]), int(numbers[1]), numbers[2] == "traced")))
         return
     mib = 2**20
     print("| queries an image | images | queries sent | queries/s, median of 3 (range) | peak MiB |")
@@ -133,13 +151,15 @@ def main() -> None:
         each = 1e3 * row["seconds"] / count
         shown = f"{row['peak'] / mib:.0f} | {row['input'] / mib:.0f}"
         print(f"| {count} | {row['seconds']:.1f} | {each:.2f} | {shown} |", flush=True)
-    print("\n| queries an image, 224x224 | games at once | peak MiB | MiB a game |")
-    print("| --- | --- | --- | --- |")
-    for queries in (100, 10_000):
-        few, many = (_apart(given.model, given.data, "--row", "games", count, queries) for count in GAMES)
-        print(f"| {queries} | {GAMES[0]} | {few['peak'] / mib:.0f} | |")
-        each = (many["peak"] - few["peak"]) / (GAMES[1] - GAMES[0]) / mib
-        print(f"| {queries} | {GAMES[1]} | {many['peak'] / mib:.0f} | {each:.1f} |", flush=True)
+    print("\n| queries an image, 224x224 | MiB held a game | MiB a game at the peak |")
+    print("| --- | --- | --- |")
+    for queries in (100, 1000, 10_000):
+        grown = {}
+        for what in ("traced", "plain"):
+            few, many = (_apart(given.model, given.data, "--row", "games", count, queries, what) for count in GAMES)
+            key = "held" if what == "traced" else "peak"
+            grown[key] = (many[key] - few[key]) / (GAMES[1] - GAMES[0]) / mib
+        print(f"| {queries} | {grown['held']:.1f} | {grown['peak']:.1f} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -276,9 +276,6 @@ def _ask(games: list[_Game], scorer: Scorer) -> _Asked:
             count = game.record.left
         bounds.append(stop)
         counts.append(count)
-        game.question = Edits(
-            _EMPTY.pixels, game.question.values[:0].copy(), _EMPTY.offsets[:1]
-        )  # asked: large ones need not be kept twice
     total = sum(counts)
     places = None
     if total < len(keys):
