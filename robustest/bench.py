@@ -116,6 +116,8 @@ def measure(
     own.warm_up()  # compiles what no process did before
     with _crew(opener, images, settings, count) if opener is not None and count > 1 else _alone(own) as crew:
         rows = crew.choose_batch()
+        own.raw()
+        crew.raw()  # chooses the batch
         for _ in range(turns):
             alone.append(own.raw())
             together.append(sum(crew.raw()) if count > 1 else alone[-1])
@@ -162,6 +164,7 @@ class _Stage:
 
     def __init__(self, classifier: Classifier, images: ImageSet, settings: AttackSettings) -> None:
         self.classifier, self.images, self.settings = classifier, images, settings
+        self.raw_batch: int | None = None
 
     def warm_up(self) -> None:
         """Load compiled inner loops, and play a little, so that none of it is measured."""
@@ -175,8 +178,10 @@ class _Stage:
         return choose_batch(self.classifier, as_unit(self.images.images[:4])).rows
 
     def raw(self) -> float:
-        """See `best_raw_rate`."""
-        return best_raw_rate(self.classifier, self.images.images.shape[1:])
+        """See `raw_rate`; at the batch that is best when first asked."""
+        shape = self.images.images.shape[1:]
+        self.raw_batch = self.raw_batch or best_raw_batch(self.classifier, shape)
+        return raw_rate(self.classifier, shape, self.raw_batch, seconds=1.0)
 
     def audit(self, rows: int) -> Turn:
         """Attack the images, `rows` a call to the classifier."""
@@ -292,19 +297,18 @@ def _work(pipe: Connection, opener: Opener, threads: int, images: ImageSet, sett
             pipe.send(error)
 
 
-def best_raw_rate(classifier: Classifier, shape: tuple[int, ...]) -> float:
-    """Images a second of the model alone at its best batch, a power of two; see `raw_rate`."""
-    fixed = classifier.info.fixed_batch
-    largest = classifier.info.largest_batch or 512
-    best = 0.0
-    for rows in [fixed] if fixed else [1 << power for power in range(10)]:
-        if rows > largest:
+def best_raw_batch(classifier: Classifier, shape: tuple[int, ...]) -> int:
+    """The batch, a power of two, at which the model alone scores most images a second; see `raw_rate`."""
+    if classifier.info.fixed_batch:
+        return classifier.info.fixed_batch
+    rates: dict[int, float] = {}
+    for rows in [1 << power for power in range(10)]:
+        if rows > (classifier.info.largest_batch or 512):
             break
-        rate = raw_rate(classifier, shape, rows, seconds=0.2)
-        best = max(best, rate)
-        if 2 * rows / rate > _LONG:
+        rates[rows] = raw_rate(classifier, shape, rows, seconds=0.2)
+        if 2 * rows / rates[rows] > _LONG:
             break
-    return best
+    return max(rates, key=lambda rows: rates[rows])
 
 
 def raw_rate(classifier: Classifier, shape: tuple[int, ...], rows: int, *, seconds: float = 0.5) -> float:
@@ -325,4 +329,4 @@ def raw_rate(classifier: Classifier, shape: tuple[int, ...], rows: int, *, secon
         started = time.perf_counter()
         canvas.score(slots, nothing)
         times.append(time.perf_counter() - started)
-    return rows / float(np.median(times))
+    return rows * len(times) / sum(times)
