@@ -14,7 +14,6 @@ import argparse
 import json
 import time
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,11 +24,14 @@ from study import ROOT, code_state
 from study_search_report import LADDER, report
 
 from robustest import AttackSettings, load_classifier, load_images
+from robustest.attack.driver import Job, play
 from robustest.attack.find import iter_adversarials, strategy_named
-from robustest.attack.task import Strategy
+from robustest.attack.task import Notes, Search, Task
 from robustest.baselines.whitebox import run_white_box
+from robustest.classifiers.batching import choose_batch
 from robustest.classifiers.classifier import Classifier, classes_of
 from robustest.images import ImageSet, as_unit
+from robustest.randomness import image_digest
 from robustest.results import AttackResult
 
 GUIDES = ("sift", "uniform", "grid")
@@ -40,13 +42,13 @@ LARGE = ("nexar_safecv", "imagenet_mobilenet_v1_025_128", "imagenet_efficientnet
 # model: data, and how many images each round adds. The first four are the fast ones.
 MODELS = {
     "mnist_deepgame": ("mnist", (20, 40, 40)),
-    "mnist_lenet5_clean": ("mnist", (20, 30, 50)),
-    "mnist_lenet5_adv": ("mnist", (20, 30, 50)),
-    "cifar_resnet2b_adv": ("cifar10", (20, 30, 50)),
+    "mnist_lenet5_clean": ("mnist", (10, 10, 30, 50)),
+    "mnist_lenet5_adv": ("mnist", (10, 10, 30, 50)),
+    "cifar_resnet2b_adv": ("cifar10", (10, 10, 30, 50)),
     "nexar_safecv": ("nexar", (9,)),
-    "gtsrb_bnn48": ("gtsrb48", (6, 6, 8, 30, 50)),
-    "cifar_resnet20": ("cifar10", (6, 6, 8, 30, 50)),
-    "gtsrb_stn": ("gtsrb32", (6, 6, 8, 30, 50)),
+    "gtsrb_bnn48": ("gtsrb48", (5, 5, 10, 30, 50)),
+    "cifar_resnet20": ("cifar10", (5, 5, 10, 30, 50)),
+    "gtsrb_stn": ("gtsrb32", (5, 5, 10, 30, 50)),
     "imagenet_mobilenet_v1_025_128": ("imagenet128", (5, 5, 10, 20)),
     "imagenet_efficientnet_lite0": ("imagenet224", (2, 3, 5)),
 }
@@ -87,7 +89,7 @@ def units() -> list[Unit]:
     deepgame = [
         unit for queries in (1000, 5000) for part in (0, 1) for unit in of("mnist_deepgame", part, queries, "sift")
     ]
-    plan = deepgame[:3]
+    plan = [unit for model in (*FAST, "nexar_safecv", *slow[:-1]) for unit in of(model, 0, 1000, "sift")] + deepgame[:3]
     plan += [unit for model in (*FAST, "nexar_safecv", *slow[:-1]) for unit in main(model, 0)]
     plan += deepgame
     plan += [unit for model in FAST for unit in of(model, 0, 5000, "sift")]
@@ -157,7 +159,7 @@ def checked(box: Classifier, images: ImageSet, found: list[AttackResult]) -> dic
     }
 
 
-def play(unit: Unit, box: Classifier, images: ImageSet) -> dict[str, Any]:
+def play_once(unit: Unit, box: Classifier, images: ImageSet) -> dict[str, Any]:
     """One run of an attack on every image."""
     if unit.attack == "sigma-zero":
         (run,) = run_white_box(box, images, unit.attack, AttackSettings(queries=unit.queries)).runs
@@ -181,17 +183,37 @@ def play(unit: Unit, box: Classifier, images: ImageSet) -> dict[str, Any]:
 
 
 def play_per_k(unit: Unit, box: Classifier, images: ImageSet) -> dict[str, Any]:
-    """A run for each k, each with the whole budget; what the driver shrinks the finds of larger k to is not counted."""
-    fewest = np.full(len(images), 0)
-    queries = np.zeros(len(images), np.int64)
-    settings = AttackSettings(queries=unit.queries, attack=unit.attack)
-    for k in LADDER:
-        strategy = cast("Strategy", partial(cast("Any", strategy_named(unit.attack)), k=k))
-        for index, result in iter_adversarials(box, images.images, images.labels, settings, strategy=strategy):
-            queries[index] += result.queries
-            if result.flipped and not fewest[index]:
-                fewest[index] = k
-    return {"fewest": [int(k) or None for k in fewest], "queries": queries.tolist()}
+    """A run for each k, all side by side, each with the whole budget; what the driver shrinks the finds of larger k to is
+    not counted."""
+    attack = cast("Any", strategy_named(unit.attack))
+    settings = AttackSettings(queries=unit.queries, seed=unit.seed, attack=unit.attack)
+    tasks = [
+        Task(
+            image=as_unit(image),
+            eight_bit=True,
+            label=int(label),
+            target=None,
+            decision_only=False,
+            clean_margin=float("nan"),
+            settings=settings,
+            notes=Notes(),
+        )
+        for image, label in zip(images.images, images.labels, strict=True)
+        for _ in LADDER
+    ]
+    sizes = {id(task.notes): LADDER[place % len(LADDER)] for place, task in enumerate(tasks)}
+
+    def strategy(task: Task, rng: np.random.Generator) -> Search:
+        return cast("Search", attack(task, rng, k=sizes[id(task.notes)]))
+
+    jobs = [Job(place, task, image_digest(images.images[place // len(LADDER)])) for place, task in enumerate(tasks)]
+    shape = cast("tuple[int, int, int]", images.images.shape[1:])
+    found = dict(play(box, jobs, strategy, shape=shape, batch=choose_batch(box, as_unit(images.images[:4]), rows=None)))
+    each = [[found[place * len(LADDER) + step] for step in range(len(LADDER))] for place in range(len(images))]
+    return {
+        "fewest": [next((k for k, run in zip(LADDER, runs, strict=True) if run.flipped), None) for runs in each],
+        "queries": [sum(run.queries for run in runs) for runs in each],
+    }
 
 
 def main() -> None:
@@ -216,7 +238,7 @@ def main() -> None:
         )
         images = images.take(np.arange(unit.start, len(images)))
         spent = time.process_time()
-        outcome = (play_per_k if unit.attack in PER_K else play)(unit, box, images)
+        outcome = (play_per_k if unit.attack in PER_K else play_once)(unit, box, images)
         outcome |= {
             "model": unit.model,
             "attack": unit.attack,

@@ -37,7 +37,7 @@ def load(folder: Path) -> dict[Key, Row]:
         while (unit := units.get(len(row["fewest"]))) is not None:
             row["checks"].append([unit.get(name, 0) for name in _CHECKS])
             for name in ("fewest", "queries", "curves"):
-                row[name] += unit[name]
+                row[name] += unit.get(name, [])
             row["cpu_seconds"].append(unit["cpu_seconds"])
         if row["fewest"]:
             rows[key] = row
