@@ -36,6 +36,7 @@ from robustest.results import AttackResult
 
 GUIDES = ("sift", "uniform", "grid")
 PER_K = ("sparse-rs", "brusle")
+_AT_ONCE = 64  # images checked in one call
 UNLIMITED = 200_000  # queries of `greedy`, which never spends them
 LARGE = ("nexar_safecv", "imagenet_mobilenet_v1_025_128", "imagenet_efficientnet_lite0")
 
@@ -147,8 +148,9 @@ def checked(box: Classifier, images: ImageSet, found: list[AttackResult]) -> dic
             fewer = flat.copy()
             fewer[pixel] = clean[pixel]
             variants.append(fewer.reshape(changed.shape))
-        answers = classes_of(box(np.stack([png(variant) for variant in variants])), box.info.output)
-        wrong = answers != images.labels[index]
+        parts = [variants[start : start + _AT_ONCE] for start in range(0, len(variants), _AT_ONCE)]
+        answers = [classes_of(box(np.stack([png(variant) for variant in part])), box.info.output) for part in parts]
+        wrong = np.concatenate(answers) != images.labels[index]
         still += int(wrong[0])
         droppable += int(wrong[1:].any())
         unchecked += int(not result.minimal)
