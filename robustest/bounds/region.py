@@ -294,7 +294,7 @@ class Region:
             left = square - torch.where(free, 0.0, wide).sum(-1, keepdim=True)
             unclipped = torch.where(free, long, 0.0).sum(-1, keepdim=True)
             new = (unclipped / (4 * left).clamp_min(1e-300)).sqrt()
-            better = (left > 0) & (new < price * (1 - 1e-12)) & (new > 0)
+            better = (left > 0) & (new < price * (1 - 1e-6)) & (new > 0)
             if not bool(better.any()):
                 break
             price = torch.where(better, new, price)

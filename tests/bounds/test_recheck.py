@@ -17,6 +17,7 @@ from robustest.bounds import recheck_bounds
 from robustest.bounds.box_branch import decide_box
 from robustest.bounds.centred import CentredBounds
 from robustest.bounds.certificate import Certificate, ball_claim, box_claim, certificate_of, sparse_claim
+from robustest.bounds.check import checker_of
 from robustest.bounds.decision import Decision
 from robustest.bounds.errors import UnsupportedLayer
 from robustest.bounds.grid_region import GridRegion
@@ -28,7 +29,9 @@ from robustest.bounds.recheck_model import read_model
 from robustest.bounds.sparse_branch import decide_sparse
 from robustest.classifiers.onnx_file import OnnxClassifier
 from robustest.classifiers.spec import InputSpec
+from robustest.demo import MODELS, demo_images
 from robustest.errors import InvalidSetting
+from robustest.images import as_unit
 
 from .onnx_nets import OnnxWriter, random_onnx
 from .random_nets import NORMS, inside, points_of, random_region
@@ -226,6 +229,25 @@ def test_boxes_and_balls_are_confirmed_where_the_first_program_proves_them(tmp_p
             claim.save(tmp_path / "b.json")
             assert recheck(tmp_path / "b.json", path).confirmed
     assert confirmed >= 5
+
+
+@pytest.mark.slow
+def test_the_l2_radius_of_a_bracket_is_confirmed_by_the_second_program(tmp_path: Path) -> None:
+    """Not a smaller one: what the first program proves, on a shipped network and an image with black areas."""
+    images = demo_images()
+    classifier = OnnxClassifier(MODELS["plain"], threads=1)
+    checker = checker_of(classifier, image_shape=(28, 28, 1))
+    unit = as_unit(images.images)
+    right = np.flatnonzero(np.asarray(classifier(unit)).argmax(axis=1) == images.labels)
+    at = int(right[1])
+    found = checker.bracket(unit[at], int(images.labels[at]), norms=("l2",), seconds=1e9, branch=False)
+    for norm, bracket in found.items():
+        assert bracket.lower is not None
+        certificate = bracket.lower.certificate
+        assert certificate is not None
+        assert certificate["claim"]["norm"] == norm
+        (tmp_path / "c.json").write_text(json.dumps(certificate))
+        assert recheck(tmp_path / "c.json", MODELS["plain"]).confirmed, norm
 
 
 def test_an_open_answer_makes_no_certificate(tmp_path: Path) -> None:
