@@ -214,8 +214,9 @@ class ReluBranch:
         return lower[:, 0], forms
 
     def _tighten(self, domains: list[_Domain]) -> None:
-        """Bound the domains' intervals again with their signs, and keep them in the domains."""
+        """Bound the domains' intervals (of every node: sums need both parents') again with their signs, and keep them."""
         known, _ = self._stack(domains)
+        known.lower[:], known.upper[:] = ([t.expand(len(domains), -1) for t in e] for e in (known.lower, known.upper))
         with torch.no_grad():
             found = propagate(self.graph, self.region, executed=self.executed, known=known, middle=self.middle)
         for place, domain in enumerate(domains):

@@ -258,3 +258,24 @@ def test_a_linf_proof_counts_up_to_the_next_step_of_8_bit_images() -> None:
     assert steps_of_255(0.0) == 0
     assert steps_of_255(0.1) == 26
     assert steps_of_255(2 / 255) == 2
+
+
+def test_branching_over_a_residual_network_tightens_and_claims_nothing_false() -> None:
+    """A sum whose one branch was cut and whose other was not has bounds for every domain."""
+    torch.manual_seed(2)
+    up = torch.randn(24, 16) / 3
+    model = scored(nn.Linear(16, 16), Step(up, -0.4 * up.T), Step(up, 0.3 * up.T), seed=2)
+    graph = graph_of_module(model)
+    rng = np.random.default_rng(0)
+    image = torch.from_numpy(rng.random((1, 4, 4, 1)).astype(np.float32))
+    label = int(graph.forward(image)[0].argmax())
+    branched = 0
+    for eps in (0.02, 0.05, 0.1, 0.2):
+        ball = Region.ball(image, "linf", eps)
+        answer = prove_region(graph, ball, label, seconds=1e9, domains=60)
+        branched += answer.domains > 2
+        scores = graph.forward(points_of(rng, ball, 1500)[0])
+        margins = scores[:, [label]] - scores
+        margins[:, label] = math.inf
+        assert float(margins.min()) > 0 if answer.proved else answer.lower <= float(margins.min())
+    assert branched
