@@ -111,10 +111,10 @@ def from_foolbox(module: Counted, images: torch.Tensor, labels: torch.Tensor, qu
     made = {
         "foolbox SaltAndPepperNoise": noise,
         "foolbox Pointwise": foolbox.attacks.PointwiseAttack(
-            init_attack=foolbox.attacks.SaltAndPepperNoiseAttack(steps=20)
+            init_attack=foolbox.attacks.SaltAndPepperNoiseAttack(steps=200)
         ),
         "foolbox Boundary": foolbox.attacks.BoundaryAttack(
-            init_attack=foolbox.attacks.SaltAndPepperNoiseAttack(steps=20), steps=queries
+            init_attack=foolbox.attacks.SaltAndPepperNoiseAttack(steps=200), steps=queries
         ),
     }
     aim = foolbox.criteria.Misclassification(labels)

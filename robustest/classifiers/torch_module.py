@@ -55,6 +55,7 @@ class TorchClassifier:
             spec=self._spec,
             image_shape=(None, None, self._spec.channel_count),
             padded_batch=256 if self._device.type == "cuda" else 32,
+            beside=self._device.type != "cpu",
         )
 
     @property
