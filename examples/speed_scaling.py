@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 import tracemalloc
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -89,11 +90,12 @@ def by_games(count: int, queries: int, traced: bool) -> dict[str, float]:
 
     def watched(task: Task, rng: np.random.Generator) -> Search:
         game = game_search(task, rng)
-        question = next(game)
-        while True:
-            margins = yield question
-            question = game.send(margins)
-            held.append(tracemalloc.get_traced_memory()[0])
+        with suppress(StopIteration):
+            question = next(game)
+            while True:
+                margins = yield question
+                question = game.send(margins)
+                held.append(tracemalloc.get_traced_memory()[0])
 
     sent = 0
     labels, settings = np.zeros(count, np.int64), AttackSettings(queries=queries)
