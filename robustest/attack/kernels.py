@@ -49,14 +49,21 @@ def rounded_to_eight_bit(values: Floats) -> Floats:
 
 
 @compiled
-def find_margins(table_keys: NDArray[np.uint64], table_margins: Margins, keys: NDArray[np.uint64], out: Margins) -> int:
-    """`Memory.find` in a table of 2^n places: a key lies at the first free place from its own on; NaN marks a free place."""
+def _place_of(table_keys: NDArray[np.uint64], table_margins: Margins, key: np.uint64) -> np.uint64:
+    """Where a key lies in a table of 2^n places, or would: the first free place from its own on; NaN marks a free place."""
     last = np.uint64(len(table_keys) - 1)
+    place = key & last
+    while not np.isnan(table_margins[place]) and table_keys[place] != key:
+        place = (place + np.uint64(1)) & last
+    return place
+
+
+@compiled
+def find_margins(table_keys: NDArray[np.uint64], table_margins: Margins, keys: NDArray[np.uint64], out: Margins) -> int:
+    """`Memory.find` in such a table."""
     unknown = 0
     for row in range(len(keys)):
-        place = keys[row] & last
-        while not np.isnan(table_margins[place]) and table_keys[place] != keys[row]:
-            place = (place + np.uint64(1)) & last
+        place = _place_of(table_keys, table_margins, keys[row])
         out[row] = table_margins[place]
         unknown += np.isnan(table_margins[place])
     return unknown
@@ -67,12 +74,9 @@ def add_margins(
     table_keys: NDArray[np.uint64], table_margins: Margins, keys: NDArray[np.uint64], margins: Margins
 ) -> int:
     """`Memory.add` in such a table, which must keep a free place; returns how many keys are new."""
-    last = np.uint64(len(table_keys) - 1)
     new = 0
     for row in range(len(keys)):
-        place = keys[row] & last
-        while not np.isnan(table_margins[place]) and table_keys[place] != keys[row]:
-            place = (place + np.uint64(1)) & last
+        place = _place_of(table_keys, table_margins, keys[row])
         new += np.isnan(table_margins[place])
         table_keys[place] = keys[row]
         table_margins[place] = margins[row]
