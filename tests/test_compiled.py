@@ -73,20 +73,14 @@ def test_a_memory_goes_over_to_a_table_with_all_it_knows() -> None:
 
 
 @needs_numba
-def test_compiled_loops_are_loaded_after_enough_queries_and_not_before(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("kept", "enough"), [(True, 50_000), (False, 500_000)])
+def test_compiled_loops_come_after_enough_queries_and_not_before(
+    monkeypatch: pytest.MonkeyPatch, kept: bool, enough: int
+) -> None:
+    """Enough to read compiled code that is kept from before; more where it must be compiled first."""
     monkeypatch.setattr(compiled, "_gate", compiled._Gate())
-    monkeypatch.setattr(compiled, "_cached", lambda: True)
-    compiled.worked(49_999)
-    assert not compiled.fast()
-    compiled.worked(1)
-    assert compiled.fast()
-
-
-@needs_numba
-def test_where_nothing_was_compiled_yet_it_takes_more_work(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compiled, "_gate", compiled._Gate())
-    monkeypatch.setattr(compiled, "_cached", lambda: False)
-    compiled.worked(499_999)
+    monkeypatch.setattr(compiled, "_cached", lambda: kept)
+    compiled.worked(enough - 1)
     assert not compiled.fast()
     compiled.worked(1)
     assert compiled.fast()
