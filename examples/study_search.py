@@ -4,8 +4,9 @@
 
 A unit of work is one attack on a few images of one model; it is kept as JSON as soon as it is done, in a folder named after
 the state of the code, so that an interrupted study goes on where it was and no table mixes what different code measured.
-Units are ordered so that every model has its main comparison first, and more images and more attacks as time allows;
-`--minutes` says when no other unit is begun, and `--report-only` writes the report of the units there are.
+What others' attacks find does not depend on this tool's search, and has a folder of its own. Units are ordered so that every
+model has its main comparison first, and more images and more attacks as time allows; `--only ours` or `--only others` does
+one half, `--minutes` says when no other unit is begun, and `--report-only` writes the report of the units there are.
 """
 
 from __future__ import annotations
@@ -43,18 +44,17 @@ LARGE = ("nexar_safecv", "imagenet_mobilenet_v1_025_128", "imagenet_efficientnet
 # model: data, and how many images each round adds. The first four are the fast ones.
 MODELS = {
     "mnist_deepgame": ("mnist", (20, 40, 40)),
-    "mnist_lenet5_clean": ("mnist", (10, 10, 30, 50)),
-    "mnist_lenet5_adv": ("mnist", (10, 10, 30, 50)),
-    "cifar_resnet2b_adv": ("cifar10", (10, 10, 30, 50)),
+    "mnist_lenet5_clean": ("mnist", (20, 30, 50)),
+    "mnist_lenet5_adv": ("mnist", (20, 30, 50)),
+    "cifar_resnet2b_adv": ("cifar10", (20, 30, 50)),
     "nexar_safecv": ("nexar", (9,)),
-    "gtsrb_bnn48": ("gtsrb48", (5, 5, 10, 30, 50)),
-    "cifar_resnet20": ("cifar10", (5, 5, 10, 30, 50)),
-    "gtsrb_stn": ("gtsrb32", (5, 5, 10, 30, 50)),
-    "imagenet_mobilenet_v1_025_128": ("imagenet128", (5, 5, 10, 20)),
-    "imagenet_efficientnet_lite0": ("imagenet224", (2, 3, 5)),
+    "gtsrb_bnn48": ("gtsrb48", (20, 30, 50)),
+    "cifar_resnet20": ("cifar10", (20, 30, 50)),
+    "gtsrb_stn": ("gtsrb32", (20, 30, 50)),
+    "imagenet_mobilenet_v1_025_128": ("imagenet128", (10, 10, 30)),
+    "imagenet_efficientnet_lite0": ("imagenet224", (4, 4, 8, 16)),
 }
-FAST = tuple(MODELS)[:4]
-WITH_GRADIENTS = (*FAST, "cifar_resnet20")
+WITHOUT_GRADIENTS = ("gtsrb_bnn48",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,33 +85,27 @@ def units() -> list[Unit]:
     def main(model: str, part: int) -> list[Unit]:
         return [unit for attack in ("sift", *PER_K) for unit in of(model, part, 1000, attack)]
 
-    slow = [model for model in MODELS if model not in (*FAST, "nexar_safecv")]
     small = [model for model in MODELS if model not in LARGE]
-    deepgame = [
-        unit for queries in (1000, 5000) for part in (0, 1) for unit in of("mnist_deepgame", part, queries, "sift")
-    ]
-    plan = [unit for model in (*FAST, "nexar_safecv", *slow[:-1]) for unit in of(model, 0, 1000, "sift")] + deepgame[:3]
-    plan += [unit for model in (*FAST, "nexar_safecv", *slow[:-1]) for unit in main(model, 0)]
-    plan += deepgame
-    plan += [unit for model in FAST for unit in of(model, 0, 5000, "sift")]
-    plan += [unit for model in FAST for unit in of(model, 0, 1000, "sigma-zero")]
-    plan += [unit for model in FAST for unit in of(model, 0, UNLIMITED, "greedy")]
-    plan += [unit for model in FAST for unit in of(model, 0, 200, "sift")]
-    plan += [unit for attack in GUIDES for unit in of("nexar_safecv", 0, 1000, attack)]
-    plan += main("imagenet_efficientnet_lite0", 0)
-    plan += [unit for model in (*FAST[1:], *slow[:-1]) for unit in main(model, 1)]
-    plan += [Unit("nexar_safecv", 0, 9, 1000, attack, seed) for seed in range(1, 10) for attack in GUIDES]
-    plan += [unit for attack in GUIDES for unit in of("imagenet_mobilenet_v1_025_128", 0, 1000, attack)]
-    plan += [unit for model in slow for unit in of(model, 0, 200, "sift")]
-    plan += [unit for model in small for unit in of(model, 0, 1000, "grid")]
-    plan += [unit for model in (*FAST, *slow[:-1]) for part in (1, 2) for unit in main(model, part)]
-    plan += of("cifar_resnet20", 0, 1000, "sigma-zero") + of("cifar_resnet20", 0, UNLIMITED, "greedy")
-    plan += [unit for model in slow[:-1] for unit in of(model, 0, 5000, "sift")]
-    plan += [unit for part in range(1, 5) for model in slow for unit in main(model, part)]
-    plan += [unit for model in LARGE for attack in GUIDES for q in (200, 5000) for unit in of(model, 0, q, attack)]
-    plan += [
-        unit for model in LARGE for part in range(4) for attack in GUIDES for unit in of(model, part, 1000, attack)
-    ]
+    quick = [model for model in MODELS if model != LARGE[-1]]
+    sloped = [model for model in MODELS if model not in WITHOUT_GRADIENTS]
+    plan: list[Unit] = []
+    for part in range(3):
+        plan += [unit for model in quick for unit in main(model, part)]
+        plan += [unit for model in small for unit in of(model, part, 5000, "sift")]
+        plan += [unit for model in sloped if model in quick for unit in of(model, part, 1000, "sigma-zero")]
+        plan += [unit for model in small for unit in of(model, part, 200, "sift")]
+        plan += main(LARGE[-1], part)
+        if part < 2:
+            plan += [unit for model in small for unit in of(model, part, UNLIMITED, "greedy")]
+            plan += [unit for model in small for unit in of(model, part, 1000, "grid")]
+            plan += [
+                unit for model in LARGE for q in (1000, 200, 5000) for a in GUIDES for unit in of(model, part, q, a)
+            ]
+        if part == 0:
+            plan += [Unit("nexar_safecv", 0, 9, 1000, attack, seed) for seed in range(1, 10) for attack in GUIDES]
+    plan += of(LARGE[-1], 0, 1000, "sigma-zero") + main(LARGE[-1], 3)
+    plan += [unit for model in small for unit in of(model, 2, UNLIMITED, "greedy")]
+    plan += [unit for model in LARGE for attack in GUIDES for unit in of(model, 2, 1000, attack)]
     return list(dict.fromkeys(plan))
 
 
@@ -221,20 +215,26 @@ def play_per_k(unit: Unit, box: Classifier, images: ImageSet) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--zoo", type=Path, default=ROOT.parent / "shared" / "zoo")
-    parser.add_argument("--kept", type=Path, default=None, help="default: reports/search/STATE_OF_THE_CODE")
+    parser.add_argument("--kept", type=Path, default=None, help="of ours; default: reports/search/STATE_OF_THE_CODE")
+    parser.add_argument("--kept-others", type=Path, default=None, help="of the others; default: the same of their code")
+    parser.add_argument("--only", choices=("ours", "others"), default=None)
+    parser.add_argument("--models", default=",".join(MODELS), help="separated by commas")
     parser.add_argument("--minutes", type=float, default=float("inf"))
     parser.add_argument("--report-only", action="store_true")
     chosen = parser.parse_args()
-    folder = chosen.kept or ROOT / "reports" / "search" / code_state()
-    folder.mkdir(parents=True, exist_ok=True)
+    kept = ROOT / "reports" / "search"
+    folders = (chosen.kept or kept / code_state(), chosen.kept_others or kept / code_state(search=False))
+    for folder in folders:
+        folder.mkdir(parents=True, exist_ok=True)
     begun = time.monotonic()
     for unit in [] if chosen.report_only else units():
-        path = folder / f"{unit.name}.json"
-        if path.exists():
+        ours = unit.attack in GUIDES
+        path = folders[0 if ours else 1] / f"{unit.name}.json"
+        if path.exists() or unit.model not in chosen.models.split(",") or chosen.only == ("others" if ours else "ours"):
             continue
         if time.monotonic() - begun > 60 * chosen.minutes:
             break
-        box = load_classifier(str(chosen.zoo / "models" / f"{unit.model}.onnx"))
+        box = load_classifier(str(chosen.zoo / "models" / f"{unit.model}.onnx"), threads=1)
         images = correct(
             box, load_images(chosen.zoo / "data" / f"{MODELS[unit.model][0]}.npz"), unit.start + unit.count
         )
@@ -256,7 +256,7 @@ def main() -> None:
         )
     command = "python examples/study_search.py --zoo ../shared/zoo"
     target = ROOT / "reports" / "search.md"
-    target.write_text(report(folder, list(MODELS), command, target), encoding="utf-8")
+    target.write_text(report(folders, list(MODELS), command, target), encoding="utf-8")
 
 
 if __name__ == "__main__":

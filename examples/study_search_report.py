@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import platform
 from collections import defaultdict
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from study import measured_by, reading
+from study import reading
 
 from robustest.audit.statistics import clopper_pearson
 
@@ -23,10 +26,10 @@ Row = dict[str, list[Any]]
 Key = tuple[str, str, int]  # model, attack, queries
 
 
-def load(folder: Path) -> dict[Key, Row]:
+def load(folders: Iterable[Path]) -> dict[Key, Row]:
     """All rows there are, each joined from its units in the order of the images, up to the first gap."""
     parts: dict[Key, dict[int, dict[str, Any]]] = defaultdict(dict)
-    for path in sorted(folder.glob("*.json")):
+    for path in [path for folder in folders for path in sorted(folder.glob("*.json"))]:
         unit = json.loads(path.read_text())
         if unit.get("seed", 0):
             continue
@@ -54,16 +57,27 @@ def within(row: Row, k: int, count: int) -> int:
     return int((pixels(row, count) <= k).sum())
 
 
-def report(folder: Path, models: list[str], command: str, target: Path) -> str:
-    """The whole page; what a person wrote below its figures is kept."""
-    rows = load(folder)
-    parts = [_HEAD.format(command=command, measured=measured_by())]
+def report(folders: tuple[Path, Path], models: list[str], command: str, target: Path) -> str:
+    """The whole page; what a person wrote below its figures is kept.
+
+    Args:
+        folders: the units of this tool's search, and of the others' attacks, each named after the code that measured them.
+    """
+    rows = load(folders)
+    parts = [
+        _HEAD.format(
+            command=command,
+            machine=f"{os.cpu_count()} cores, {platform.machine()}",
+            ours=folders[0].name,
+            others=folders[1].name,
+        )
+    ]
     parts += _table(rows, models)
     parts += _against(rows, models)
     parts += _patience(rows, models)
     parts += _first_sixty(rows)
     parts += _guides(rows, models)
-    parts += _seeds(folder)
+    parts += _seeds(folders[0])
     parts += _images(rows)
     return "\n".join(parts) + "\n" + reading(target)
 
@@ -239,7 +253,9 @@ _CHECKS = ("still_wrong_from_png", "a_pixel_could_be_put_back", "not_checked_wit
 _ORDER = (*GUIDES, *PER_K, "greedy", "sigma-zero")
 _HEAD = """# The few-pixel search
 
-Command: `{command}`. {measured} Images: the first of each set that the model gets right, as many as time allowed. Percent of
+Command: `{command}`. Machine: {machine}, no GPU, one thread. All figures of this tool's search were measured with one state of the code
+(digest {ours} of games, robustest/attack, robustest/baselines, robustest/classifiers, robustest/saliency), all of the others' attacks with one state of theirs
+({others}: the same without this tool's search). Images: the first of each set that the model gets right, as many as time allowed. Percent of
 images flipped with at most k pixels, Clopper-Pearson 95 % interval in brackets. `sift`, `grid` and `uniform` are this tool's search with that guide:
 **one** run of that many queries gives the whole row. `sparse-rs` and `brusle` were given that many queries **for each k**, and their rows say what the
 best of the six runs found up to k; `greedy` has no limit, `sigma-zero` takes 1,000 steps with gradients. One seed. The search was tuned on other images

@@ -26,7 +26,7 @@ from robustest.attack.driver import Clock
 from robustest.attack.find import iter_adversarials
 from robustest.classifiers.batching import choose_batch
 from robustest.classifiers.classifier import Classifier
-from robustest.errors import NothingToTest
+from robustest.errors import EnvironmentFailure, NothingToTest
 from robustest.images import ImageSet, as_unit
 from robustest.results import Edits, Verdict
 from robustest.settings import AttackSettings
@@ -253,9 +253,14 @@ def _crew(opener: Opener, images: ImageSet, settings: AttackSettings, count: int
     ours = [pipe for pipe, _ in pipes]
 
     def ask(*order: Any, of: list[Connection] = ours) -> list[Any]:
-        for pipe in of:
-            pipe.send(order)
-        answers = [pipe.recv() for pipe in of]
+        try:
+            for pipe in of:
+                pipe.send(order)
+            answers = [pipe.recv() for pipe in of]
+        except (EOFError, BrokenPipeError) as error:
+            raise EnvironmentFailure(
+                f"one of the benchmark's {count} processes died. Too little memory for so many is a usual cause: use fewer --workers."
+            ) from error
         for answer in answers:
             if isinstance(answer, Exception):
                 raise answer

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 import robustest
 from robustest.bench import measure
 from robustest.classifiers import load_classifier
-from robustest.errors import NothingToTest
+from robustest.errors import EnvironmentFailure, NothingToTest
 from robustest.images import ImageSet, load_images
 from robustest.settings import AttackSettings
 
@@ -55,3 +56,20 @@ def test_a_classifier_that_is_always_wrong_is_nothing_to_measure() -> None:
     )
     with pytest.raises(NothingToTest):
         measure(wrong, images, AttackSettings(queries=5), turns=1)
+
+
+def killed(path: Path, threads: int) -> object:
+    os._exit(1)
+
+
+def test_a_process_that_dies_is_an_error_and_no_hang() -> None:
+    path = DEMO / "models" / "plain.onnx"
+    with pytest.raises(EnvironmentFailure, match="2 processes died"):
+        measure(
+            load_classifier(path),
+            load_images(DEMO / "images.npz").take(range(4)),
+            AttackSettings(queries=5),
+            turns=1,
+            workers=2,
+            opener=functools.partial(killed, path),  # type: ignore[arg-type]
+        )
