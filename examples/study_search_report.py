@@ -77,6 +77,7 @@ def report(folders: tuple[Path, Path], models: list[str], command: str, target: 
     parts += _patience(rows, models)
     parts += _first_sixty(rows)
     parts += _guides(rows, models)
+    parts += _saved(rows, models)
     parts += _seeds(folders[0])
     parts += _images(rows)
     return "\n".join(parts) + "\n" + reading(target)
@@ -211,6 +212,47 @@ def _guides(rows: dict[Key, Row], models: list[str]) -> list[str]:
     return lines
 
 
+def _saved(rows: dict[Key, Row], models: list[str]) -> list[str]:
+    """Queries that each guide takes until as many images are flipped as all of them flip in the end."""
+    lines = [
+        _SAVED,
+        "| model | images | budget | flipped with at most | share | SIFT | grid | uniform | grid / SIFT | uniform / SIFT |",
+        "| --- | ---: | ---: | --- | ---: | ---: | ---: | ---: | --- | --- |",
+    ]
+    rng = np.random.default_rng(0)
+    for model in models:
+        for queries in sorted({key[2] for key in rows if key[0] == model}):
+            if not all((model, guide, queries) in rows for guide in GUIDES):
+                continue
+            count = min(len(rows[model, guide, queries]["fewest"]) for guide in GUIDES)
+            for k in (1, 2, 5, 20, None):
+                taken = np.array([_queries_until(rows[model, guide, queries], k, count) for guide in GUIDES])
+                reached = int(np.isfinite(taken).sum(axis=1).min())
+                if not reached:
+                    continue
+                until = np.sort(taken, axis=1)[:, reached - 1]
+                drawn = np.sort(taken[:, rng.integers(count, size=(_DRAWS, count))], axis=2)[:, :, reached - 1]
+                ratios = []
+                for other in (1, 2):
+                    sure = np.isfinite(drawn[[0, other]]).all(axis=0)
+                    low, high = np.quantile(drawn[other, sure] / drawn[0, sure], (0.025, 0.975))
+                    ratios.append(f"{until[other] / until[0]:.2f} [{low:.2f}, {high:.2f}]")
+                size = "any size" if k is None else f"{k} pixel{'s' * (k > 1)}"
+                lines.append(
+                    f"| {model} | {count} | {queries} | {size} | {reached} of {count} | {until[0]:.0f} | {until[1]:.0f} "
+                    f"| {until[2]:.0f} | {' | '.join(ratios)} |"
+                )
+    return lines
+
+
+def _queries_until(row: Row, k: int | None, count: int) -> list[float]:
+    """Of each image, the queries after which it was first flipped with at most k pixels (any number: None), inf where never."""
+    return [
+        min((queries for queries, size in curve if k is None or size <= k), default=np.inf)
+        for curve in row["curves"][:count]
+    ]
+
+
 def _seeds(folder: Path) -> list[str]:
     """Nexar with other seeds: the mean of one seed says little of nine frames."""
     means: dict[str, dict[int, tuple[float, float]]] = defaultdict(dict)
@@ -276,6 +318,12 @@ _SEEDS = """
 ## Nexar, one seed after the other
 
 Mean pixels of the nine frames at 1,000 queries, seeds from 0 on; not flipped counts as 100 pixels. Queries: mean of an image.
+"""
+_SAVED = """
+## Queries that a guide saves
+
+Queries until the same share of images is flipped: the share that each of the three guides reaches within the budget. More than 1: SIFT needs fewer.
+Interval by bootstrap over images.
 """
 _GUIDES = """
 ## Guides: paired on the same images
