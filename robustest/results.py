@@ -6,7 +6,7 @@ Knows nothing of classifiers or search.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -162,12 +162,46 @@ def distances_between(base: NDArray[np.float32], changed: NDArray[np.float32]) -
     )
 
 
-@dataclass(frozen=True, slots=True)
-class SaliencyChange:
-    """The mutable saliency distribution of one image: (H, W) maps, each summing to 1."""
+Map = NDArray[np.float64]
 
-    before: NDArray[np.float64]
-    after: NDArray[np.float64]
+
+class SaliencyChange:
+    """The mutable saliency distribution of one image: (H, W) maps, each summing to 1.
+
+    before, after: the search. Of `later` they are computed when first looked at: most are never shown.
+    """
+
+    __slots__ = ("_make", "_maps")
+
+    def __init__(self, before: Map, after: Map) -> None:
+        self._maps: tuple[Map, Map] | None = (before, after)
+        self._make: Callable[[], tuple[Map, Map]] | None = None
+
+    @staticmethod
+    def later(make: Callable[[], tuple[Map, Map]]) -> SaliencyChange:
+        """The maps that a call will give."""
+        change = SaliencyChange.__new__(SaliencyChange)
+        change._maps, change._make = None, make
+        return change
+
+    @property
+    def before(self) -> Map:
+        """What the features alone say."""
+        return self._both()[0]
+
+    @property
+    def after(self) -> Map:
+        """The same, reweighted by what the search learned."""
+        return self._both()[1]
+
+    def _both(self) -> tuple[Map, Map]:
+        if self._maps is None:
+            assert self._make is not None
+            self._maps, self._make = self._make(), None
+        return self._maps
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return SaliencyChange, self._both()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

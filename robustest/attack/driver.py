@@ -30,7 +30,9 @@ from robustest.results import AttackResult, Edits, Margins, Scores, Verdict
 
 _STALE_QUESTIONS = 1000  # in a row answered from memory alone: a search that turns in a circle
 _MOST_RESERVED = 200  # queries kept for shrinking, however many pixels there are
-_GAMES_BYTES, _PIXEL_BYTES = 1 << 30, 600  # of all games in a group; of what one game keeps of a pixel
+_MOST_GAMES = 32  # in a group: joining their questions costs hardly more than one game's own
+_CHEAP_BYTES, _GAMES_BYTES = 64 << 20, 1 << 30  # of a group's games: spent on any, and on as many as fill the batches
+_PIXEL_BYTES = 600  # that one game keeps of a pixel
 _EMPTY = Edits(np.zeros(0, np.int64), np.zeros((0, 1), np.float32), np.zeros(2, np.int64))
 
 
@@ -178,11 +180,12 @@ class _Asked:
 def usual_games(batch: Batch, shape: tuple[int, int, int]) -> int:
     """Images in play at once, half of them a group, that fill the batches and leave room in memory.
 
-    A game asks about ten new states at a time.
+    A game asks about ten new states at a time. Where games are small there are more than a batch needs: the more
+    questions are joined, the less joining costs each, and the longer the classifier is left to itself.
     """
-    wanted = min(32, -(-batch.rows // 8))
-    room = _GAMES_BYTES // (_PIXEL_BYTES * shape[0] * shape[1])
-    return 2 * max(1, min(wanted, room))
+    each = _PIXEL_BYTES * shape[0] * shape[1]
+    wanted = min(_MOST_GAMES, max(-(-batch.rows // 8), _CHEAP_BYTES // each))
+    return 2 * max(1, min(wanted, _GAMES_BYTES // each))
 
 
 def play(

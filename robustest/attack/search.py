@@ -15,11 +15,12 @@ from __future__ import annotations
 from collections.abc import Generator
 
 import numpy as np
+from numpy.typing import NDArray
 
 from robustest.attack import search_kernels
 from robustest.attack.search_beliefs import Beliefs
 from robustest.attack.search_blocks import floods, settle, spreads, thin
-from robustest.attack.search_guide import LARGE, regions_of
+from robustest.attack.search_guide import LARGE, features_of, regions_of
 from robustest.attack.search_moves import Ahead, climbing_moves, swapping_moves
 from robustest.attack.search_pace import FIRST_STAGE, stages, tells_nothing
 from robustest.attack.search_palette import Palette
@@ -65,8 +66,9 @@ class _Play:
         self.palette = Palette(task.image, task.settings.values, task.settings.tau, eight_bit=task.eight_bit)
         height, width, _ = task.image.shape
         self.shape = (height, width)
-        self.features = detect_features(task.image) if task.settings.guide == "sift" else None
         far = min(height, width) > LARGE
+        self.image, self.sift = task.image, task.settings.guide == "sift"
+        self.features = features_of(task)
         self.beliefs = Beliefs(
             self.palette, self.shape, regions_of(task, self.features), rng=rng, reach=4.0 if far else 2.0, far=far
         )
@@ -120,11 +122,18 @@ class _Play:
 
     def saliency(self) -> SaliencyChange:
         """The distribution that the guide gives, and the same reweighted by what each pixel turned out to promise."""
-        before = np.full(self.shape, 1 / (self.shape[0] * self.shape[1]))
-        if self.features is not None:
-            before = mixture(self.features, *self.shape).distribution
-        after = before * (1 + self.beliefs.promise().reshape(self.shape))
-        return SaliencyChange(before, after / after.sum())
+        image, features, sift = self.image, self.features, self.sift
+        height, width = self.shape
+        promise = self.beliefs.promise().reshape(self.shape)
+
+        def maps() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+            before = np.full(promise.shape, 1 / promise.size)
+            if sift:
+                before = mixture(detect_features(image) if features is None else features, height, width).distribution
+            after = before * (1 + promise)
+            return before, after / after.sum()
+
+        return SaliencyChange.later(maps)
 
     def ask(self, batch: Batch) -> Asking:
         """Have states scored, and keep the smallest that flips."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable
 
 import numpy as np
@@ -10,13 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from robustest.attack.driver import usual_games
 from robustest.attack.find import iter_adversarials
 from robustest.attack.record import Record, distances_of, edit_keys, state_keys
 from robustest.attack.replay import replay
 from robustest.attack.task import Search, Task
 from robustest.classifiers import InputSpec, load_classifier
+from robustest.classifiers.batching import Batch
 from robustest.errors import ModelError
-from robustest.results import AttackResult, Edits, Verdict
+from robustest.results import AttackResult, Edits, SaliencyChange, Verdict
 from robustest.settings import AttackSettings, Norm
 from tests.models import linear_scores
 
@@ -208,3 +211,20 @@ def test_a_search_hears_the_scores_of_what_was_sent_and_nothing_of_what_was_reme
     assert mixed is not None
     assert np.isnan(mixed).tolist() == [[True, True], [False, False]]
     assert none is None
+
+
+def test_as_many_games_are_played_as_fill_a_batch_and_have_room() -> None:
+    assert usual_games(Batch(256), (224, 224, 3)) == 64  # ten states each; 30 MB each fit into a gigabyte a group
+    assert usual_games(Batch(2), (28, 28, 1)) == 64  # small ones are played together whatever the batch
+    assert usual_games(Batch(2), (224, 224, 3)) == 4  # large ones only as far as they cost little memory
+    assert usual_games(Batch(256), (2000, 2000, 3)) == 2
+
+
+def test_saliency_is_computed_when_it_is_looked_at_and_travels_as_maps() -> None:
+    before, after = np.full((2, 2), 0.25), np.array([[0.5, 0.5], [0, 0]])
+    calls = []
+    change = SaliencyChange.later(lambda: (calls.append(1), (before, after))[1])  # type: ignore[func-returns-value]
+    assert not calls
+    assert (change.after is after, change.before is before, calls) == (True, True, [1])
+    copied = pickle.loads(pickle.dumps(SaliencyChange.later(lambda: (before, after))))
+    assert np.array_equal(copied.after, after)

@@ -11,12 +11,11 @@ import pytest
 
 from robustest.attack.find import find_adversarials
 from robustest.attack.search import game_search
-from robustest.attack.search_guide import regions_of
+from robustest.attack.search_guide import features_of, regions_of
 from robustest.attack.search_palette import Palette
 from robustest.attack.search_tuning import Tuning
 from robustest.attack.task import Notes, Task
 from robustest.results import AttackResult, Edits, Verdict
-from robustest.saliency.features import detect_features
 from robustest.settings import AttackSettings
 
 Scoring = Callable[[Any], Any]
@@ -204,8 +203,8 @@ def test_a_middle_colour_is_found_where_only_that_one_flips() -> None:
 def test_a_blank_image_has_no_feature_and_falls_back_to_the_grid() -> None:
     blank = np.zeros((80, 80, 1), np.float32)
     by_feature, by_grid, whole = (
-        regions_of(_task(blank, AttackSettings(guide=guide)), features)
-        for guide, features in (("sift", detect_features(blank)), ("grid", None), ("uniform", None))
+        regions_of(task, features_of(task))
+        for task in (_task(blank, AttackSettings(guide=guide)) for guide in ("sift", "grid", "uniform"))
     )
     assert np.array_equal(by_feature, by_grid)
     assert len(np.unique(whole)) == 1
@@ -215,8 +214,8 @@ def test_sift_is_trusted_in_large_images_only() -> None:
     rng = np.random.default_rng(0)
     for side, trusted in ((32, False), (96, True)):
         image = rng.random((side, side, 1)).astype(np.float32)
-        regions = regions_of(_task(image, AttackSettings()), detect_features(image))
-        assert (regions.max() > 0) == trusted
+        task = _task(image, AttackSettings())
+        assert (regions_of(task, features_of(task)).max() > 0) == trusted
 
 
 @pytest.mark.parametrize("guide", ["sift", "uniform"])
