@@ -5,8 +5,10 @@ Scores are float32 with TF32 off, whatever the process's own settings are: every
 
 from __future__ import annotations
 
+import ctypes
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import numpy as np
 import torch
@@ -16,6 +18,10 @@ from robustest.classifiers.classifier import Canvas, ClassifierInfo, Images, che
 from robustest.classifiers.spec import InputSpec
 from robustest.errors import InvalidSetting, ModelError
 from robustest.results import Edits, Scores
+
+# glibc's mallopt: memory that a layer frees is handed to the next one, not to the kernel, which would have to clear it
+# again, page by page; that takes as long as a small network's arithmetic. Half a gigabyte may lie idle.
+_KEPT = {-3: 1 << 29, -1: 1 << 29}  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD: bytes
 
 
 class TorchClassifier:
@@ -48,6 +54,8 @@ class TorchClassifier:
         )
         if self._device.type == "cuda" and not torch.cuda.is_available():
             raise InvalidSetting(f"device {device!r} was asked for, but torch sees no CUDA device. Use 'cpu'.")
+        if self._device.type == "cpu":
+            _keep_memory()
         self.module = module.to(self._device)
         self._spec = spec or InputSpec(layout="NCHW")
         self._info = ClassifierInfo(
@@ -89,6 +97,15 @@ class TorchClassifier:
         if not isinstance(scores, torch.Tensor):
             raise ModelError(f"{self._info.source} must return a tensor of scores; got {type(scores).__name__}.")
         return check_scores(scores.float().cpu().numpy(), len(batch), self._info.output, source=self._info.source)
+
+
+def _keep_memory() -> None:
+    """Have this process keep what is freed, where its allocator is glibc's."""
+    if sys.platform == "linux":
+        with suppress(OSError, AttributeError):  # another C library
+            allocator = ctypes.CDLL(None)
+            for option, size in _KEPT.items():
+                allocator.mallopt(option, size)
 
 
 @contextmanager
