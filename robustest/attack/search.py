@@ -18,21 +18,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robustest.attack import search_kernels
+from robustest.attack.search_asked import Asked
 from robustest.attack.search_beliefs import Beliefs
 from robustest.attack.search_blocks import floods, settle, spreads, thin
 from robustest.attack.search_guide import LARGE, features_of, regions_of
-from robustest.attack.search_moves import Ahead, climbing_moves, swapping_moves
+from robustest.attack.search_moves import Ahead, climbing_moves, fresh_swaps
 from robustest.attack.search_pace import FIRST_STAGE, stages, tells_nothing
 from robustest.attack.search_palette import Palette
 from robustest.attack.search_rivals import Rivals
 from robustest.attack.search_states import (
     Batch,
-    Ints,
     State,
-    mark_single,
     pixels_and_values,
     prefixes,
-    state_keys,
+    smallest_flip,
     without_each,
 )
 from robustest.attack.search_tuning import Tuning
@@ -79,7 +78,7 @@ class _Play:
         # A table of keys was drawn here once; the stream goes on where it did, so that an attack repeats.
         skip_draws(rng, self.beliefs.mean.size)
         # By the keys of states: what is asked again is remembered by the driver and costs nothing.
-        self.asked: set[int] = set()
+        self.asked = Asked(self.beliefs.cells)
         self.alone = np.zeros(self.beliefs.mean.shape, bool)  # edits whose effect on the clean image is known
         self.best: State | None = None
         self.dots = self.built = State.empty()
@@ -138,16 +137,13 @@ class _Play:
     def ask(self, batch: Batch) -> Asking:
         """Have states scored, and keep the smallest that flips."""
         margins = yield self._edits_of(batch)
-        known = len(self.asked)
-        keys = self._keys_of(batch)
-        self.asked.update(keys)
-        self.left -= max(len(self.asked) - known, -(-len(batch) // 4))  # a search that turns in a circle ends too
-        (search_kernels.mark_single if fast() else mark_single)(self.alone, batch.cells, batch.colours, batch.offsets)
-        if len(margins) and margins.min() < 0:
-            flips = np.flatnonzero(margins < 0)
-            sizes = np.diff(batch.offsets)[flips]
-            if self.best is None or sizes.min() < len(self.best):
-                self.best = batch[int(flips[sizes.argmin()])]
+        keys, new = self.asked.add(batch, self.alone)
+        self.left -= max(new, -(-len(batch) // 4))  # a search that turns in a circle ends too
+        place = (search_kernels.smallest_flip if fast() else smallest_flip)(margins, batch.offsets)
+        if place >= 0:
+            found = batch[place]
+            if self.best is None or len(found) < len(self.best):
+                self.best = found
         if self.rivals is not None:
             self.rows = self.rivals.margins(self.notes.scores, keys, margins)
         return margins
@@ -161,16 +157,6 @@ class _Play:
         """As `ask`, but the margins are those to the rival aimed at; still < 0 where an image flips to any class."""
         margins = yield from self.ask(batch)
         return margins if self.aim == _NEAREST else np.where(margins < 0, margins, self.rows[:, self.aim])
-
-    def _keys_of(self, batch: Batch) -> list[int]:
-        keyed = search_kernels.state_keys if fast() else state_keys
-        keys: list[int] = keyed(self.beliefs.cells, batch.cells, batch.colours, batch.offsets).tolist()
-        return keys
-
-    def _unasked(self, batch: Batch) -> Ints:
-        """Which states of a batch were never asked about, each once."""
-        first = {key: place for place, key in reversed(list(enumerate(self._keys_of(batch)))) if key not in self.asked}
-        return np.array(sorted(first.values()), np.int64)
 
     def _aim_at(self, aim: int) -> None:
         """Turn to another rival, with all that single edits told of it."""
@@ -362,12 +348,18 @@ class _Play:
         while self.left > self.until and margin >= 0 and stalled < tuning.despair:
             softness = beliefs.scale / 2 * max(1, stalled / 4) + 1e-9
             ahead = Ahead(current, need, softness, self.alone if len(current) == 1 else None)
-            swaps = swapping_moves(ahead, beliefs, optimism=tuning.optimism, count=2 * tuning.batch, rng=self.rng)
-            fresh = np.zeros(0, np.int64) if swaps is None else self._unasked(swaps.batch)[: tuning.batch]
+            swaps = fresh_swaps(
+                ahead,
+                beliefs,
+                self.asked,
+                optimism=tuning.optimism,
+                count=2 * tuning.batch,
+                most=tuning.batch,
+                rng=self.rng,
+            )
             stalled += 1
-            if swaps is None or not len(fresh):
+            if swaps is None:
                 continue
-            swaps = swaps.keep(fresh)
             margins = yield from self._weigh(swaps.batch)
             places, single = swaps.places, swaps.single
             drops = margin - margins + need[places]

@@ -10,6 +10,7 @@ Knows nothing of classifiers or budgets.
 
 from __future__ import annotations
 
+import math
 from copy import copy
 
 import numpy as np
@@ -25,8 +26,8 @@ Floats = NDArray[np.float32]
 _PERIOD = 2  # of the strides that convolutions commonly begin with
 _REGION_PRIOR = 0.5  # tries of a region whose effects are as those of all: how slowly it is believed to differ
 _COLOUR_PRIOR = 2.0  # the same for a colour
-_NEVER = np.float32(-1e30)
-_FEW = 64  # cells wanted, up to which they are kept in order while looking for them
+NEVER = np.float32(-1e30)
+FEW = 64  # cells wanted, up to which they are kept in order while looking for them
 _NO_CELLS: Ints = np.zeros(0, np.int64)
 _POOL = (
     1 << 15
@@ -72,7 +73,7 @@ class Beliefs:
             self._angle[colour, self.cell_of_pixel] = change / norms
         self._floor = np.float32(colour_floor)
         self.allowed: NDArray[np.bool_] = self.size > 0
-        self.mean: Floats = np.where(self.allowed, np.float32(0), _NEVER)
+        self.mean: Floats = np.where(self.allowed, np.float32(0), NEVER)
         self.deviation: Floats = self.size.copy()  # in units of `scale`, so that nothing need be known of the margins
         self._region = np.zeros(self.cells, np.int32)
         self._region[self.cell_of_pixel] = regions
@@ -84,6 +85,9 @@ class Beliefs:
         self._factor = np.ones(_PERIOD**2, np.float32)
         self._told = np.zeros((colours, self._regions))
         self._heard = np.zeros((colours, self._regions))
+        across = self.across
+        # (8,) how far each of the cells next to a cell is.
+        self.steps: Ints = np.array([-across - 1, -across, -across + 1, -1, 1, across - 1, across, across + 1])
         steps = np.arange(-radius, radius + 1)
         down, right = (axis.ravel() for axis in np.meshgrid(steps, steps, indexing="ij"))
         self._around: Ints = down * self.across + right
@@ -98,7 +102,7 @@ class Beliefs:
     def anew(self) -> Beliefs:
         """The same image with nothing learned of its edits but which phases of the grid matter."""
         other = copy(self)  # shares `size` until one of them is tuned
-        other.mean = np.where(self.allowed, np.float32(0), _NEVER)
+        other.mean = np.where(self.allowed, np.float32(0), NEVER)
         other.deviation = self.size.copy()
         other._told, other._heard = np.zeros_like(self._told), np.zeros_like(self._heard)
         other._energy, other._expected = self._energy.copy(), self._expected.copy()
@@ -108,7 +112,7 @@ class Beliefs:
     @property
     def scale(self) -> float:
         """Margins per unit of `deviation`: the root mean square of what was not foreseen."""
-        return float(np.sqrt(self._surprise / self._count)) if self._surprise > 0 else 1.0
+        return math.sqrt(self._surprise / self._count) if self._surprise > 0 else 1.0
 
     def promise(self) -> NDArray[np.float64]:
         """(H*W,) how much each pixel is believed to lower the margin at its best colour, in units of `scale`, >= 0."""
@@ -123,12 +127,6 @@ class Beliefs:
     def neighbours(self, cells: Ints) -> Ints:
         """(N, K) cells around each cell, itself included; some may lie on the rim."""
         return cells[:, None] + self._around
-
-    @property
-    def steps(self) -> Ints:
-        """(8,) how far each of the cells around a cell is."""
-        across = self.across
-        return np.array([-across - 1, -across, -across + 1, -1, 1, across - 1, across, across + 1])
 
     def close(self, cells: Ints, others: Ints) -> NDArray[np.bool_]:
         """(N, M) True where one of N cells and one of M others are the same or touch."""
@@ -247,38 +245,48 @@ class Beliefs:
         """Let deviations grow back towards their prior, because the state around has changed."""
         np.minimum(self.deviation * np.float32(1 / np.sqrt(share)), self.size, out=self.deviation)
 
-    def drawn(self, optimism: float, *, but: NDArray[np.bool_] | None = None) -> Floats:
+    def noise(self, optimism: float) -> tuple[Floats, np.float32]:
+        """What drawn upper bounds are made with: (V * cells,) draws, |N(0, 1)|, and the factor of the deviations.
+
+        Args:
+            optimism: deviations added to the mean.
+        """
+        start = int(self.rng.integers(_POOL))
+        return self._pool[start : start + self.mean.size], np.float32(optimism * self.scale)
+
+    def bounds(self, noise: Floats, factor: np.float32, *, but: NDArray[np.bool_] | None = None) -> Floats:
         """(V, cells) a drawn upper bound of each edit's drop; drawn, so that ties fall everywhere and not in one corner.
 
         Args:
-            optimism: deviations added to the mean. but: (V, cells) edits that must not be chosen.
+            noise, factor: see `noise`. but: (V, cells) edits that must not be chosen.
         """
-        start = int(self.rng.integers(_POOL))
-        noise = self._pool[start : start + self.mean.size]
-        factor = np.float32(optimism * self.scale)
         scores: Floats
         if fast():
             scores = search_kernels.drawn(self.mean, self.deviation, noise, factor)
         else:
             scores = self.mean + factor * self.deviation * noise.reshape(self.mean.shape)
         if but is not None:
-            scores[but] = _NEVER
+            scores[but] = NEVER
         return scores
+
+    def drawn(self, optimism: float, *, but: NDArray[np.bool_] | None = None) -> Floats:
+        """`bounds` with new noise."""
+        return self.bounds(*self.noise(optimism), but=but)
 
     def top(self, scores: Floats, count: int, *, avoid: Ints | None = None) -> tuple[Ints, Ints]:
         """The `count` best distinct cells by their best colour, best first: (cells, colours).
 
         Fewer where fewer may be changed. `scores` (V, cells) is overwritten at the cells to avoid.
         """
-        if fast() and 0 < count <= _FEW:
-            found, cells, colours = search_kernels.top(scores, count, _NO_CELLS if avoid is None else avoid, _NEVER)
+        if fast() and 0 < count <= FEW:
+            found, cells, colours = search_kernels.top(scores, count, _NO_CELLS if avoid is None else avoid, NEVER)
             if found >= 0:  # equal scores are put in order by numpy alone
                 return cells[:found], colours[:found]
         if avoid is not None:
-            scores[:, avoid] = _NEVER
+            scores[:, avoid] = NEVER
         best = scores.max(axis=0)
         count = min(count, len(best) - 1)
         cells = np.argpartition(-best, count)[:count]
         cells = cells[np.argsort(-best[cells], kind="stable")]
-        cells = cells[best[cells] > _NEVER / 2]
+        cells = cells[best[cells] > NEVER / 2]
         return cells, scores[:, cells].argmax(axis=0)

@@ -185,129 +185,22 @@ def spread(mean: Floats, deviation: Floats, size: Floats, common: Doubles, regio
 
 
 @compiled
-def swaps(
-    rng: np.random.Generator,
-    scores: Floats,
-    own: Floats,
-    added_cells: Ints,
-    added_colours: Ints,
-    state_cells: Ints,
-    state_colours: Ints,
-    weight: Doubles,
-    around: Ints,
-    steps: Ints,
-    across: int,
-    allowed: Masks,
-    shares: tuple[float, float, float, float],
-    thinning: np.float32,
-    shades: np.float32,
-    worst: np.float32,
-) -> tuple[int, Ints, Ints, Ints, Ints, Ints, Masks]:
-    """`search_moves.swapping_moves` from the best edits on, where any may come in, with the same draws in the same order.
-
-    Args:
-        scores, own: (V, cells), (V, k) drawn scores, of the state's own cells with their own colour ruled out.
-        added_cells, added_colours: (N,) the best edits anywhere; overwritten. state_cells, state_colours: (k,) the state.
-        weight: (k,) cumulated, of each place to be left. around, steps: offsets of cells near by, and next to a cell.
-        shares: moving, moving or joining, those or shifting, recolouring. thinning, shades, worst: see `search_moves`.
-
-    Returns:
-        How many states of N are possible, and of the first so many rows: cells and colours (N, k), the edit that each
-        brings in, whose place it takes, and whether nothing else differs.
-    """
-    count, size, kinds = len(added_cells), len(state_cells), scores.shape[0]
-    moving, joining, shifting, recolouring = shares
-    places, anchors = np.empty(count, np.int64), np.empty(count, np.int64)
-    for row in range(count):
-        limit = rng.random() * weight[size - 1]
-        place = 0
-        while place < size - 1 and weight[place] <= limit:
-            place += 1
-        places[row] = place
-    kind = np.empty(count, np.float64)
-    for row in range(count):
-        kind[row] = rng.random()
-    drawn_anchors = rng.integers(0, size, count)
-    for row in range(count):
-        anchors[row] = drawn_anchors[row]
-        if kind[row] < moving:
-            places[row] = anchors[row]
-    for row in range(count):
-        if not kind[row] < joining:
-            continue
-        best = worst
-        for step in range(len(around)):
-            if not rng.random(dtype=np.float32) < thinning:
-                continue
-            cell = state_cells[anchors[row]] + around[step]
-            for colour in range(kinds):
-                if scores[colour, cell] > best:
-                    best = scores[colour, cell]
-                    added_cells[row], added_colours[row] = cell, colour
-    if kinds > 2:
-        again = np.empty(count, np.int64)
-        some = 0
-        for row in range(count):
-            if rng.random() < recolouring:
-                again[some] = row
-                some += 1
-        highest = np.full(some, worst, np.float32)
-        for colour in range(kinds):
-            for index in range(some):
-                row = again[index]
-                if rng.random(dtype=np.float32) < shades and own[colour, anchors[row]] > highest[index]:
-                    highest[index] = own[colour, anchors[row]]
-                    places[row] = anchors[row]
-                    added_cells[row], added_colours[row] = state_cells[anchors[row]], colour
-    shifted = np.zeros(count, np.bool_)
-    moves = np.zeros(count, np.int64)
-    if size > 1:
-        some = 0
-        for row in range(count):
-            if kind[row] >= joining and kind[row] < shifting:
-                shifted[row] = True
-                some += 1
-        drawn_steps = rng.integers(0, len(steps), some)
-        some = 0
-        for row in range(count):
-            if shifted[row]:
-                moves[row] = steps[drawn_steps[some]]
-                some += 1
-    cells, colours = np.empty((count, size), np.int64), np.empty((count, size), np.int64)
-    single = np.empty(count, np.bool_)
-    found = 0
-    for row in range(count):
-        cells[found], colours[found] = state_cells, state_colours
-        if shifted[row]:
-            down, right = state_cells[anchors[row]] // across, state_cells[anchors[row]] % across
-            for place in range(size):
-                cell = state_cells[place]
-                if abs(cell // across - down) <= 1 and abs(cell % across - right) <= 1:
-                    cells[found, place] = cell + moves[row]
-        else:
-            cells[found, places[row]] = added_cells[row]
-            colours[found, places[row]] = added_colours[row]
-        good = True
-        for place in range(size):
-            good = good and allowed[colours[found, place], cells[found, place]]
-        ordered = np.sort(cells[found])
-        for place in range(size - 1):
-            good = good and ordered[place] != ordered[place + 1]
-        if good:
-            added_cells[found], added_colours[found] = added_cells[row], added_colours[row]
-            places[found], single[found] = places[row], not shifted[row]
-            found += 1
-    return found, cells, colours, added_cells, added_colours, places, single
+def key_of(width: int, cells: Ints, colours: Ints) -> np.int64:
+    """`search_states.state_keys` of one state."""
+    total = np.uint64(0)
+    for edit in range(len(cells)):
+        total += kernels.scrambled(np.uint64(colours[edit] * width + cells[edit] + 1) * GOLDEN)
+    return np.int64(total)
 
 
 @compiled
 def state_keys(width: int, cells: Ints, colours: Ints, offsets: Ints) -> Ints:
     """`search_states.state_keys`."""
-    sums = np.zeros(len(offsets) - 1, np.uint64)
-    for state in range(len(sums)):
-        for edit in range(offsets[state], offsets[state + 1]):
-            sums[state] += kernels.scrambled(np.uint64(colours[edit] * width + cells[edit] + 1) * GOLDEN)
-    return sums.view(np.int64)
+    keys = np.empty(len(offsets) - 1, np.int64)
+    for state in range(len(keys)):
+        rows = slice(offsets[state], offsets[state + 1])
+        keys[state] = key_of(width, cells[rows], colours[rows])
+    return keys
 
 
 @compiled
@@ -324,8 +217,75 @@ def pixels_and_values(pixel_of_cell: Ints, table: Floats, cells: Ints, colours: 
 
 
 @compiled
-def mark_single(marks: Masks, cells: Ints, colours: Ints, offsets: Ints) -> None:
-    """`search_states.mark_single`."""
+def _place_of(table: Ints, key: np.int64) -> np.int64:
+    """Where a key, not 0, lies in a table of 2^n places, or would: the first free place, which holds 0, from its own on."""
+    last = len(table) - 1
+    place = key & last
+    while table[place] != 0 and table[place] != key:
+        place = (place + 1) & last
+    return place
+
+
+@compiled
+def missing(table: Ints, key: np.int64) -> bool:
+    """True where such a table does not hold a key."""
+    return bool(table[_place_of(table, key if key != 0 else np.int64(1))] == 0)
+
+
+@compiled
+def add_keys(table: Ints, keys: Ints) -> int:
+    """Add keys to such a table, which must keep a free place; returns how many are new. A key 0 counts as a 1."""
+    new = 0
+    for key in keys:
+        some = key if key != 0 else np.int64(1)
+        place = _place_of(table, some)
+        new += table[place] == 0
+        table[place] = some
+    return new
+
+
+@compiled
+def add_states(table: Ints, width: int, cells: Ints, colours: Ints, offsets: Ints, marks: Masks) -> tuple[Ints, int]:
+    """`Asked.add` in such a table."""
     for state in range(len(offsets) - 1):
         if offsets[state + 1] - offsets[state] == 1:
             marks[colours[offsets[state]], cells[offsets[state]]] = True
+    keys = state_keys(width, cells, colours, offsets)
+    return keys, add_keys(table, keys)
+
+
+@compiled
+def unasked(table: Ints, keys: Ints) -> Ints:
+    """`Asked.fresh` in such a table."""
+    places = np.empty(len(keys), np.int64)
+    found = 0
+    for row in range(len(keys)):
+        new = missing(table, keys[row])
+        for earlier in range(found):
+            new = new and keys[places[earlier]] != keys[row]
+        if new:
+            places[found] = row
+            found += 1
+    return places[:found]
+
+
+@compiled
+def smallest_flip(margins: Doubles, offsets: Ints) -> int:
+    """The first of the smallest states whose margin is < 0; -1 where there is none."""
+    best = -1
+    for state in range(len(margins)):
+        if margins[state] < 0 and (best < 0 or offsets[state + 1] - offsets[state] < offsets[best + 1] - offsets[best]):
+            best = state
+    return best
+
+
+@compiled
+def gaps(scores: Doubles, label: int, classes: Ints) -> tuple[Doubles, bool]:
+    """(N, R) differences between the label's score and each class's, of scores (N, K); whether any is NaN."""
+    rows = np.empty((scores.shape[0], len(classes)))
+    unknown = False
+    for row in range(scores.shape[0]):
+        for place in range(len(classes)):
+            rows[row, place] = scores[row, label] - scores[row, classes[place]]
+        unknown = unknown or np.isnan(rows[row, 0])
+    return rows, unknown

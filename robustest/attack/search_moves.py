@@ -10,8 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from robustest.attack import search_kernels
-from robustest.attack.search_beliefs import Beliefs, Floats
+from robustest.attack import search_kernels, search_swap_kernels
+from robustest.attack.search_asked import Asked
+from robustest.attack.search_beliefs import FEW, NEVER, Beliefs, Floats
 from robustest.attack.search_states import Batch, Ints, State, with_each
 from robustest.compiled import fast
 
@@ -86,21 +87,67 @@ class Swaps:
         )
 
 
-def swapping_moves(
-    ahead: Ahead, beliefs: Beliefs, *, optimism: float, count: int, rng: np.random.Generator
+def fresh_swaps(
+    ahead: Ahead, beliefs: Beliefs, asked: Asked, *, optimism: float, count: int, most: int, rng: np.random.Generator
 ) -> Swaps | None:
-    """At most `count` swaps of a state's edits; None where there is none."""
+    """Of at most `count` swaps of a state's edits the first `most` that were not asked about; None where there is none."""
+    noise, factor = beliefs.noise(optimism)
+    weight = np.cumsum(np.exp((ahead.need.min() - ahead.need) / ahead.softness))
+    if fast() and ahead.useless is None and count <= FEW:
+        state = ahead.state
+        found, cells, colours, added_cells, added_colours, places, single = search_swap_kernels.fresh_swaps(
+            rng,
+            beliefs.mean,
+            beliefs.deviation,
+            noise,
+            factor,
+            count,
+            state.cells,
+            state.colours,
+            weight,
+            beliefs.around,
+            beliefs.steps,
+            beliefs.across,
+            beliefs.allowed,
+            (_MOVING, _MOVING + _JOINING, _MOVING + _JOINING + _SHIFTING, _RECOLOURING),
+            _THINNING,
+            _SHADES,
+            _WORST,
+            NEVER,
+            asked.table(),
+            most,
+        )
+        if found == 0:
+            return None
+        if found > 0:
+            added = State(added_cells[:found], added_colours[:found])
+            return Swaps(Batch.square(cells[:found], colours[:found]), added, places[:found], single[:found])
+    swaps = _swaps(ahead, weight, beliefs.bounds(noise, factor, but=ahead.useless), beliefs, count=count, rng=rng)
+    fresh = np.zeros(0, np.int64) if swaps is None else asked.fresh(swaps.batch)[:most]
+    return swaps.keep(fresh) if swaps is not None and len(fresh) else None
+
+
+def _swaps(
+    ahead: Ahead,
+    weight: NDArray[np.float64],
+    scores: Floats,
+    beliefs: Beliefs,
+    *,
+    count: int,
+    rng: np.random.Generator,
+) -> Swaps | None:
+    """At most `count` swaps of a state's edits; None where there is none.
+
+    Args:
+        weight: (k,) cumulated, of each place to be left. scores: (V, cells) drawn bounds, overwritten.
+    """
     state, size = ahead.state, len(ahead.state)
-    scores = beliefs.drawn(optimism, but=ahead.useless)
     own = scores[:, state.cells]
     own[state.colours, np.arange(size)] = _WORST
     added = State(*beliefs.top(scores, count, avoid=state.cells))
     count = len(added)
     if not count:
         return None
-    weight = np.cumsum(np.exp((ahead.need.min() - ahead.need) / ahead.softness))
-    if fast() and ahead.useless is None:
-        return _compiled_swaps(state, added, scores, own, weight, beliefs, rng)
     everyone = np.arange(count)
     places = np.minimum(np.searchsorted(weight, rng.random(count) * weight[-1], side="right"), size - 1)
     cells, colours = state.cells[None].repeat(count, 0), state.colours[None].repeat(count, 0)
@@ -132,37 +179,6 @@ def swapping_moves(
     inside = beliefs.allowed[colours, cells].all(axis=1)
     ordered = np.sort(cells, axis=1)
     return swaps.keep(np.flatnonzero(inside & (ordered[:, 1:] != ordered[:, :-1]).all(axis=1)))
-
-
-def _compiled_swaps(
-    state: State,
-    added: State,
-    scores: Floats,
-    own: Floats,
-    weight: NDArray[np.float64],
-    beliefs: Beliefs,
-    rng: np.random.Generator,
-) -> Swaps:
-    found, cells, colours, *changes, places, single = search_kernels.swaps(
-        rng,
-        scores,
-        own,
-        added.cells,
-        added.colours,
-        state.cells,
-        state.colours,
-        weight,
-        beliefs.around,
-        beliefs.steps,
-        beliefs.across,
-        beliefs.allowed,
-        (_MOVING, _MOVING + _JOINING, _MOVING + _JOINING + _SHIFTING, _RECOLOURING),
-        _THINNING,
-        _SHADES,
-        _WORST,
-    )
-    batch = Batch.square(cells[:found], colours[:found])
-    return Swaps(batch, State(changes[0][:found], changes[1][:found]), places[:found], single[:found])
 
 
 def _bring_near(

@@ -9,7 +9,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from robustest.attack import search_kernels
 from robustest.attack.search_states import Ints
+from robustest.compiled import fast
 from robustest.results import Margins
 
 _MOST = 9  # classes kept: all others of ten
@@ -29,26 +31,29 @@ class Rivals:
         self.classes: Ints = order[order != label][:_MOST]
         self.clean: NDArray[np.float64] = scores[label] - scores[self.classes]
         self._known: dict[int, NDArray[np.float64]] = {}
-        self._heard: list[tuple[list[int], NDArray[np.float64]]] = []  # not yet in `_known`, where it is seldom needed
+        self._heard: list[tuple[Ints, NDArray[np.float64]]] = []  # not yet in `_known`, where it is seldom needed
         self.singles: list[tuple[Ints, Ints, NDArray[np.float64]]] = []
 
-    def margins(self, scores: NDArray[np.float64] | None, keys: list[int], margins: Margins) -> NDArray[np.float64]:
+    def margins(self, scores: NDArray[np.float64] | None, keys: Ints, margins: Margins) -> NDArray[np.float64]:
         """(N, R) margin to each rival of N states; of one remembered, what was heard when it was first scored.
 
         Args:
-            scores: (N, K), NaN where remembered; None where all were. keys: of the states. margins: (N,) for states never heard of.
+            scores: (N, K), NaN where remembered; None where all were. keys: (N,) of the states.
+            margins: (N,) for states never heard of.
         """
         if scores is None:
-            rows = np.full((len(keys), len(self.classes)), np.nan)
+            rows, unknown = np.full((len(keys), len(self.classes)), np.nan), True
+        elif fast():
+            rows, unknown = search_kernels.gaps(scores, self.label, self.classes)
         else:
             rows = scores[:, self.label, None] - scores[:, self.classes]
-        remembered = np.isnan(rows[:, 0])
-        if remembered.any():
-            for earlier in self._heard:
-                self._known.update(zip(*earlier, strict=True))
+            unknown = bool(np.isnan(rows[:, 0]).any())
+        if unknown:
+            for earlier, known in self._heard:
+                self._known.update(zip(earlier.tolist(), known, strict=True))
             self._heard.clear()
-            for place in np.flatnonzero(remembered).tolist():
-                rows[place] = self._known.get(keys[place], margins[place])
+            for place in np.flatnonzero(np.isnan(rows[:, 0])).tolist():
+                rows[place] = self._known.get(int(keys[place]), margins[place])
         self._heard.append((keys, rows))
         return rows
 

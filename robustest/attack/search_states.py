@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robustest.attack.record import GOLDEN, scrambled
+from robustest.results import Margins
 
 Ints = NDArray[np.int64]
 
@@ -123,7 +124,7 @@ def pixels_and_values(
     return pixels, table[colours, pixels if table.shape[1] > 1 else 0]
 
 
-def mark_single(marks: NDArray[np.bool_], cells: Ints, colours: Ints, offsets: Ints) -> None:
-    """Mark (V, cells) the edits that are a state by themselves."""
-    single = offsets[:-1][np.diff(offsets) == 1]
-    marks[colours[single], cells[single]] = True
+def smallest_flip(margins: Margins, offsets: Ints) -> int:
+    """The first of the smallest states whose margin is < 0; -1 where there is none."""
+    flips = np.flatnonzero(margins < 0)
+    return int(flips[np.diff(offsets)[flips].argmin()]) if len(flips) else -1

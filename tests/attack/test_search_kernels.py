@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from robustest import compiled
 from robustest.attack import search_kernels, search_states
 from robustest.attack.find import find_adversarials
+from robustest.attack.search_asked import Asked
 from robustest.attack.search_beliefs import Beliefs
-from robustest.attack.search_moves import Ahead, climbing_moves, swapping_moves
+from robustest.attack.search_moves import Ahead, climbing_moves, fresh_swaps
 from robustest.attack.search_palette import Palette
 from robustest.attack.search_states import Batch, State, with_each, without_each
 from robustest.saliency.regions import grid_regions
@@ -85,14 +86,25 @@ def test_moves_and_draws_are_the_same(seed: int, shape: tuple[int, int, int], si
         _, first = np.unique(edits.cells, return_index=True)
         state = edits.keep(first)
         useless = np.zeros(beliefs.mean.shape, bool) if rule or len(state) == 1 else None
-        swaps = swapping_moves(
-            Ahead(state, rng.random(len(state)), 0.5, useless), beliefs, optimism=1.5, count=20, rng=rng
-        )
-        climbs = climbing_moves(state, beliefs, optimism=1.5, count=16, rng=rng)
+        ahead = Ahead(state, rng.random(len(state)), 0.5, useless)
+        asked = Asked(beliefs.cells)
+        swaps = fresh_swaps(ahead, beliefs, asked, optimism=1.5, count=20, most=16, rng=rng)
         assert swaps is not None
+        asked.add(swaps.batch, np.zeros(beliefs.mean.shape, bool))
+        again = fresh_swaps(ahead, beliefs, asked, optimism=1.5, count=20, most=16, rng=rng)
+        assert again is None or len(asked.fresh(again.batch)) == len(again.batch)
+        climbs = climbing_moves(state, beliefs, optimism=1.5, count=16, rng=rng)
         assert climbs is not None
         arrays = [swaps.batch.cells, swaps.batch.colours, swaps.added.cells, swaps.added.colours, swaps.places]
-        arrays += [swaps.single, climbs[0].cells, climbs[0].colours, climbs[0].offsets, climbs[1].cells, climbs[2]]
+        arrays += [
+            np.zeros(0) if again is None else again.batch.cells,
+            swaps.single,
+            climbs[0].cells,
+            climbs[0].colours,
+            climbs[0].offsets,
+            climbs[1].cells,
+            climbs[2],
+        ]
         moves.append([array.tolist() for array in arrays] + [rng.random()])  # the next draw is the same, too
     assert moves[0] == moves[1]
 
@@ -122,11 +134,51 @@ def test_batches_as_arrays_are_the_same(seed: int, count: int) -> None:
     gathered = search_kernels.pixels_and_values(pixel_of_cell, table, cells, colours)
     for one, other in zip(gathered, search_states.pixels_and_values(pixel_of_cell, table, cells, colours), strict=True):
         assert (one == other).all()
-    marks = np.zeros((2, 4, 30), bool)
-    search_kernels.mark_single(marks[0], cells, colours, offsets)
-    search_states.mark_single(marks[1], cells, colours, offsets)
-    assert (marks[0] == marks[1]).all()
-    assert marks[0].sum() == len({(cells[row], colours[row]) for row in offsets[:-1][sizes == 1]})
+    margins = rng.integers(-2, 9, count).astype(np.float64)
+    flip = search_states.smallest_flip(margins, offsets)
+    assert search_kernels.smallest_flip(margins, offsets) == flip
+    assert flip == min((place for place in range(count) if margins[place] < 0), key=lambda i: sizes[i], default=-1)
+
+
+@given(seed=st.integers(0, 200), switch=st.integers(0, 6))
+def test_states_asked_are_remembered_as_by_a_set(seed: int, switch: int) -> None:
+    """In numpy from the beginning, and compiled from some question on."""
+    rng = np.random.default_rng(seed)
+    seen: set[frozenset[tuple[int, int]]] = set()
+    single = np.zeros((3, 40), bool)
+    compiled.use(False)
+    asked, marks = Asked(40), np.zeros((3, 40), bool)
+    for step in range(6):
+        if step == switch:
+            compiled.use(True)
+        states = []
+        for _ in range(int(rng.integers(1, 90))):
+            cells = rng.permutation(40)[: int(rng.integers(1, 4))]
+            states.append(State(cells, rng.integers(0, 3, len(cells))))
+        sets = [frozenset(zip(state.cells.tolist(), state.colours.tolist(), strict=True)) for state in states]
+        fresh = [place for place, one in enumerate(sets) if one not in seen and one not in sets[:place]]
+        assert asked.fresh(Batch.of(states)).tolist() == fresh
+        assert asked.add(Batch.of(states), marks)[1] == len(fresh)
+        seen |= set(sets)
+        assert len(asked) == len(seen)
+        for one in sets:
+            if len(one) == 1:
+                ((cell, colour),) = one
+                single[colour, cell] = True
+    assert np.array_equal(marks, single)
+
+
+@given(seed=st.integers(0, 100), known=st.booleans())
+def test_gaps_to_the_rivals_are_the_same(seed: int, known: bool) -> None:
+    rng = np.random.default_rng(seed)
+    scores = rng.standard_normal((6, 5))
+    if not known:
+        scores[3] = np.nan
+    compiled.use(True)
+    classes = np.array([4, 0, 1])
+    rows, unknown = search_kernels.gaps(scores, 2, classes)
+    assert rows.tobytes() == (scores[:, 2, None] - scores[:, classes]).tobytes()
+    assert unknown is not known
 
 
 def test_states_with_one_edit_more_and_one_fewer() -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from robustest.attack.search_asked import Asked
 from robustest.attack.search_beliefs import Beliefs
-from robustest.attack.search_moves import Ahead, Swaps, swapping_moves
+from robustest.attack.search_moves import Ahead, Swaps, fresh_swaps
 from robustest.attack.search_palette import Palette
 from robustest.attack.search_states import State
 
@@ -19,7 +20,8 @@ def proposals(channels: int, pixels: list[int], useless: bool = False) -> tuple[
     held = Beliefs(palette, (10, 10), np.zeros(100, np.int64), rng=rng)
     state = State(held.cell_of_pixel[pixels], np.zeros(len(pixels), np.int64))
     known = np.zeros(held.mean.shape, bool) if useless else None
-    swaps = swapping_moves(Ahead(state, np.zeros(len(pixels)), 1.0, known), held, optimism=1.0, count=90, rng=rng)
+    ahead = Ahead(state, np.zeros(len(pixels)), 1.0, known)
+    swaps = fresh_swaps(ahead, held, Asked(held.cells), optimism=1.0, count=90, most=90, rng=rng)
     assert swaps is not None
     return held, state, swaps
 

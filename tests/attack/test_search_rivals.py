@@ -16,17 +16,17 @@ def test_margins_are_gaps_to_every_other_class_nearest_first() -> None:
     rivals = Rivals(np.array([1.0, 9.0, 4.0, 8.0]), label=1)
     assert rivals.classes.tolist() == [3, 2, 0]
     assert rivals.clean.tolist() == [1.0, 5.0, 8.0]
-    rows = rivals.margins(np.array([[2.0, 3.0, 4.0, 0.0]]), [7], np.array([-1.0]))
+    rows = rivals.margins(np.array([[2.0, 3.0, 4.0, 0.0]]), np.array([7]), np.array([-1.0]))
     assert rows.tolist() == [[3.0, -1.0, 1.0]]
 
 
 def test_what_was_heard_before_is_remembered_and_the_rest_has_its_margin() -> None:
     rivals = Rivals(np.array([5.0, 0.0, 1.0]), label=0)
-    first = rivals.margins(np.array([[4.0, 1.0, 2.0]]), [11], np.array([2.0]))
+    first = rivals.margins(np.array([[4.0, 1.0, 2.0]]), np.array([11]), np.array([2.0]))
     nothing = np.full((1, 3), np.nan)
-    assert rivals.margins(nothing, [11], np.array([2.0])).tolist() == first.tolist()
-    assert rivals.margins(None, [11], np.array([2.0])).tolist() == first.tolist()
-    assert rivals.margins(None, [12], np.array([0.5])).tolist() == [[0.5, 0.5]]
+    assert rivals.margins(nothing, np.array([11]), np.array([2.0])).tolist() == first.tolist()
+    assert rivals.margins(None, np.array([11]), np.array([2.0])).tolist() == first.tolist()
+    assert rivals.margins(None, np.array([12]), np.array([0.5])).tolist() == [[0.5, 0.5]]
 
 
 def test_rivals_are_ranked_by_the_edits_that_they_would_take() -> None:

@@ -1,0 +1,74 @@
+"""Which states a few-pixel search has asked about, by their keys: in a plain set, or, compiled, in a table of one array."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from robustest.attack import search_kernels
+from robustest.attack.search_states import Batch, Ints, state_keys
+from robustest.compiled import fast
+
+Table = NDArray[np.int64]
+
+_SMALLEST = 256  # places of a new table; always a power of two, and at most half of them taken
+
+
+class Asked:
+    """A set of states.
+
+    Args:
+        width: cells of the image, rim included, as `state_keys` takes it.
+    """
+
+    def __init__(self, width: int) -> None:
+        self.width = width
+        self._keys: set[int] = set()
+        self._table: Table | None = None
+        self._count = 0
+
+    def __len__(self) -> int:
+        return len(self._keys) if self._table is None else self._count
+
+    def add(self, batch: Batch, marks: NDArray[np.bool_]) -> tuple[Ints, int]:
+        """Add states, and mark (V, cells) the edits that are a state by themselves: their keys, and how many are new."""
+        if fast() or self._table is not None:
+            table = self.table(len(batch))
+            keys, new = search_kernels.add_states(table, self.width, batch.cells, batch.colours, batch.offsets, marks)
+            self._count += new
+            return keys, new
+        before = len(self._keys)
+        keys = state_keys(self.width, batch.cells, batch.colours, batch.offsets)
+        self._keys.update(keys.tolist())
+        single = batch.offsets[:-1][np.diff(batch.offsets) == 1]
+        marks[batch.colours[single], batch.cells[single]] = True
+        return keys, len(self._keys) - before
+
+    def fresh(self, batch: Batch) -> Ints:
+        """Which states of a batch are not in the set, each once, in their order."""
+        keys = state_keys(self.width, batch.cells, batch.colours, batch.offsets)
+        if self._table is not None:
+            return np.array(search_kernels.unasked(self._table, keys), np.int64)
+        first = {key: place for place, key in reversed(list(enumerate(keys.tolist()))) if key not in self._keys}
+        return np.array(sorted(first.values()), np.int64)
+
+    def table(self, more: int = 0) -> Table:
+        """The keys in an array of 2^n places, 0 where free, with room for so many more."""
+        if self._table is None:
+            self._table = np.zeros(_SMALLEST, np.int64)
+            before, self._keys = self._keys, set()
+            self._grow(len(before))
+            self._count = int(search_kernels.add_keys(self._table, np.array(list(before), np.int64)))
+        self._grow(self._count + more)
+        return self._table
+
+    def _grow(self, entries: int) -> None:
+        assert self._table is not None
+        places = len(self._table)
+        if 2 * entries <= places:
+            return
+        while 2 * entries > places:
+            places *= 2
+        before = self._table
+        self._table = np.zeros(places, np.int64)
+        search_kernels.add_keys(self._table, before[before != 0])
