@@ -17,13 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robustest.attack import search_kernels
-from robustest.attack.search_palette import Palette
+from robustest.attack.search_grid import PERIOD, grid_of
+from robustest.attack.search_palette import SEEN, Palette
 from robustest.compiled import fast
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float32]
 
-_PERIOD = 2  # of the strides that convolutions commonly begin with
 _REGION_PRIOR = 0.5  # tries of a region whose effects are as those of all: how slowly it is believed to differ
 _COLOUR_PRIOR = 2.0  # the same for a colour
 NEVER = np.float32(-1e30)
@@ -56,21 +56,16 @@ class Beliefs:
     ) -> None:
         height, width = shape
         self.rng, self.shape = rng, shape
-        radius = 4 if far else 2
-        self.across = width + 2 * radius
-        self.cells = self.across * (height + 2 * radius)
-        rows, columns = np.divmod(np.arange(height * width), width)
-        self.cell_of_pixel: Ints = (rows + radius) * self.across + columns + radius
-        self.pixel_of_cell: Ints = np.full(self.cells, -1)
-        self.pixel_of_cell[self.cell_of_pixel] = np.arange(height * width)
+        self.grid = grid = grid_of(height, width, reach=reach, far=far)
+        self.across, self.cells = grid.across, grid.cells
+        self.cell_of_pixel, self.pixel_of_cell = grid.cell_of_pixel, grid.pixel_of_cell
         colours = self.colours = palette.count
         self.size = np.zeros((colours, self.cells), np.float32)
-        self._angle = np.zeros((colours, self.cells, palette.colours.shape[2]), np.float32)
+        self._palette, self._norm = palette, np.ones((colours, self.cells), np.float32)  # of each edit's colour change
         for colour in range(colours):
             change = palette.change(colour)
             self.size[colour, self.cell_of_pixel] = np.sqrt(np.square(change).mean(axis=1))
-            norms = np.maximum(np.linalg.norm(change, axis=1, keepdims=True), 1e-9)
-            self._angle[colour, self.cell_of_pixel] = change / norms
+            self._norm[colour, self.cell_of_pixel] = np.maximum(np.linalg.norm(change, axis=1), 1e-9)
         self._floor = np.float32(colour_floor)
         self.allowed: NDArray[np.bool_] = self.size > 0
         self.mean: Floats = np.where(self.allowed, np.float32(0), NEVER)
@@ -78,25 +73,13 @@ class Beliefs:
         self._region = np.zeros(self.cells, np.int32)
         self._region[self.cell_of_pixel] = regions
         self._regions = int(regions.max()) + 1
-        self._phase = np.zeros(self.cells, np.uint8)
-        self._phase[self.cell_of_pixel] = (rows % _PERIOD) * _PERIOD + columns % _PERIOD
-        self._energy = np.full(_PERIOD**2, 0.0)
-        self._expected = np.full(_PERIOD**2, 0.0)
-        self._factor = np.ones(_PERIOD**2, np.float32)
+        self._energy = np.full(PERIOD**2, 0.0)
+        self._expected = np.full(PERIOD**2, 0.0)
+        self._factor = np.ones(PERIOD**2, np.float32)
         self._told = np.zeros((colours, self._regions))
         self._heard = np.zeros((colours, self._regions))
-        across = self.across
-        # (8,) how far each of the cells next to a cell is.
-        self.steps: Ints = np.array([-across - 1, -across, -across + 1, -1, 1, across - 1, across, across + 1])
-        steps = np.arange(-radius, radius + 1)
-        down, right = (axis.ravel() for axis in np.meshgrid(steps, steps, indexing="ij"))
-        self._around: Ints = down * self.across + right
-        steps_away = np.abs(down) + np.abs(right)
-        close = (steps_away <= 2) | ((steps_away <= 4) & (down % 2 == 0) & (right % 2 == 0) & far)
-        self._offsets: Ints = self._around[close]
-        self._middle = int(np.flatnonzero(self._offsets == 0)[0])
-        self._near: Floats = np.exp(-np.hypot(down, right)[close] / reach).astype(np.float32)
-        self._pool = np.abs(rng.standard_normal(_POOL + colours * self.cells, dtype=np.float32))
+        self._pool = rng.standard_normal(_POOL + colours * self.cells, dtype=np.float32)
+        np.abs(self._pool, out=self._pool)
         self._surprise, self._count = 0.0, 0
 
     def anew(self) -> Beliefs:
@@ -119,14 +102,9 @@ class Beliefs:
         best = self.mean[:, self.cell_of_pixel].max(axis=0)
         return np.asarray(np.maximum(best, 0) / np.float64(self.scale), np.float64)
 
-    @property
-    def around(self) -> Ints:
-        """(K,) how far each of the cells around a cell is, itself included."""
-        return self._around
-
     def neighbours(self, cells: Ints) -> Ints:
         """(N, K) cells around each cell, itself included; some may lie on the rim."""
-        return cells[:, None] + self._around
+        return cells[:, None] + self.grid.around
 
     def close(self, cells: Ints, others: Ints) -> NDArray[np.bool_]:
         """(N, M) True where one of N cells and one of M others are the same or touch."""
@@ -152,14 +130,14 @@ class Beliefs:
         surprise = drops - self.mean[colours, cells]
         self._surprise += float((surprise**2 / total).sum())
         self._count += len(drops)
-        around = cells[:, None] + self._offsets
+        around = cells[:, None] + self.grid.offsets
         angles = self._cosines(around, cells, colours)
-        correlation = self._near * (self._floor + (1 - self._floor) * np.maximum(angles, 0))
+        correlation = self.grid.near * (self._floor + (1 - self._floor) * np.maximum(angles, 0))
         # What is known of an edit, or of the one beside it, is its own and not shared: the posterior correlation is lower.
         known = self.deviation[:, around] / np.maximum(self.size[:, around], np.float32(1e-9))
         correlation *= known * (own / np.maximum(size, 1e-9)).astype(np.float32)[:, None]
         itself = np.arange(len(cells))
-        correlation[colours, itself, self._middle] = 1
+        correlation[colours, itself, self.grid.middle] = 1
         places = (np.arange(self.colours)[:, None, None] * self.cells + around).ravel()
         weight = (own / total * surprise).astype(np.float32)
         explained = (own**2 / total).astype(np.float32)
@@ -186,11 +164,15 @@ class Beliefs:
             self.mean,
             self.deviation,
             self.size,
-            self._angle,
-            self._offsets,
-            self._near,
+            self._norm,
+            self._palette.colours,
+            self._palette.base,
+            SEEN,
+            self.pixel_of_cell,
+            self.grid.offsets,
+            self.grid.near,
             self._floor,
-            self._middle,
+            self.grid.middle,
             np.zeros(self.mean.shape, np.float32),
             np.zeros(self.mean.shape, np.float32),
             self._told,
@@ -201,10 +183,17 @@ class Beliefs:
     def _cosines(self, around: Ints, cells: Ints, colours: Ints) -> Floats:
         """(V, N, K) cosine between N edits and those of K cells around each; added up channel by channel, in this order."""
         total = np.zeros((self.colours, *around.shape), np.float32)
-        for channel in range(self._angle.shape[2]):
-            own = self._angle[colours, cells, channel]
-            total += self._angle[:, around, channel] * own[:, None]
+        kinds = np.arange(self.colours)[:, None, None]
+        for channel in range(self._palette.base.shape[1]):
+            own = self._directions(colours, cells, channel)
+            total += self._directions(kinds, around, channel) * own[:, None]
         return total
+
+    def _directions(self, colours: Ints, cells: Ints, channel: int) -> Floats:
+        """One channel of the unit vectors along which edits change their pixels' colours; 0 on the rim."""
+        pixels = self.pixel_of_cell[cells]
+        change = self._palette.changes(colours, pixels, channel)
+        return np.where(pixels < 0, np.float32(0), change / self._norm[colours, cells])
 
     def borrow(self) -> None:
         """Spread what the regions have in common to pixels not yet known of, and start to listen anew."""
@@ -228,15 +217,15 @@ class Beliefs:
         Args:
             cells, colours, drops: (N,) single edits of the clean image and what they brought.
         """
-        phases = self._phase[cells]
+        phases = self.grid.phase[cells]
         size = np.square(self.size[colours, cells] / self._factor[phases])
-        self._energy += np.bincount(phases, drops**2, _PERIOD**2)
-        self._expected += np.bincount(phases, size, _PERIOD**2)
+        self._energy += np.bincount(phases, drops**2, PERIOD**2)
+        self._expected += np.bincount(phases, size, PERIOD**2)
         mean = self._energy.sum() / self._expected.sum()
         some = 4 * size.mean()  # as if four edits of every phase had been ordinary
         share = (self._energy + some * mean) / ((self._expected + some) * mean + 1e-30)
         factor = np.sqrt(np.clip(share, 0.01, 4)).astype(np.float32)
-        change = (factor / self._factor)[self._phase]
+        change = (factor / self._factor)[self.grid.phase]
         self.deviation *= change
         self.size = self.size * change
         self._factor = factor

@@ -29,7 +29,11 @@ def learn(
     mean: Floats,
     deviation: Floats,
     size: Floats,
-    angle: Floats,
+    norm: Floats,
+    table: Floats,
+    base: Floats,
+    seen: np.float32,
+    pixel_of_cell: Ints,
     offsets: Ints,
     near: Floats,
     floor: np.float32,
@@ -42,6 +46,7 @@ def learn(
 ) -> Doubles:
     """`Beliefs.learn` on (V, cells) arrays, all but the surprise's sum: (N,) its relative squares are returned.
 
+    norm: (V, cells) of each edit's colour change. table, base, seen: see `Palette`.
     gain, share: (V, cells) of zeros, overwritten.
     """
     count, width, kinds = len(cells), len(offsets), mean.shape[0]
@@ -50,8 +55,14 @@ def learn(
     explained = np.empty(count, np.float32)
     factor = np.empty(count, np.float32)
     rest = _ONE - floor
+    channels, own_colours = base.shape[1], table.shape[1] > 1
+    along = np.empty((count, channels), np.float32)
     for row in range(count):
         cell, colour = cells[row], colours[row]
+        pixel = pixel_of_cell[cell]
+        for channel in range(channels):
+            change = table[colour, pixel if own_colours else 0, channel] - base[pixel, channel]
+            along[row, channel] = _NONE if abs(change) < seen else change / norm[colour, cell]
         own, long = np.float64(deviation[colour, cell]), size[colour, cell]
         total = own * own + np.float64(noise * (long * long)) + 1e-9
         surprise = drops[row] - np.float64(mean[colour, cell])
@@ -70,8 +81,12 @@ def learn(
                     correlation = _ONE
                 else:
                     cosine = _NONE
-                    for channel in range(angle.shape[2]):
-                        cosine += angle[kind, place, channel] * angle[colour, cell, channel]
+                    pixel = pixel_of_cell[place]
+                    if pixel >= 0:
+                        for channel in range(channels):
+                            change = table[kind, pixel if own_colours else 0, channel] - base[pixel, channel]
+                            if not abs(change) < seen:
+                                cosine += change / norm[kind, place] * along[row, channel]
                     correlation = near[step] * (floor + rest * max(cosine, _NONE))
                     known = deviation[kind, place] / max(size[kind, place], _TINY)
                     correlation = correlation * (known * factor[row])
@@ -289,3 +304,34 @@ def gaps(scores: Doubles, label: int, classes: Ints) -> tuple[Doubles, bool]:
             rows[row, place] = scores[row, label] - scores[row, classes[place]]
         unknown = unknown or np.isnan(rows[row, 0])
     return rows, unknown
+
+
+@compiled
+def find_rows(table: Ints, numbers: Ints, rows: Doubles, keys: Ints, places: Ints, out: Doubles) -> None:
+    """Write the rows of some keys to `out`, where a table like that of `add_keys` holds them."""
+    for row in places:
+        place = _place_of(table, keys[row] if keys[row] != 0 else np.int64(1))
+        if table[place] != 0:
+            out[row] = rows[numbers[place]]
+
+
+@compiled
+def add_rows(table: Ints, numbers: Ints, rows: Doubles, count: int, keys: Ints, told: Doubles) -> int:
+    """Keep what is told of keys, in the rows from `count` on where they are new; returns how many rows there are now."""
+    for row in range(len(keys)):
+        key = keys[row] if keys[row] != 0 else np.int64(1)
+        place = _place_of(table, key)
+        if table[place] == 0:
+            table[place], numbers[place] = key, count
+            count += 1
+        rows[numbers[place]] = told[row]
+    return count
+
+
+@compiled
+def move_rows(table: Ints, numbers: Ints, larger: Ints, theirs: Ints) -> None:
+    """Put what a table holds into a larger one."""
+    for place in range(len(table)):
+        if table[place] != 0:
+            new = _place_of(larger, table[place])
+            larger[new], theirs[new] = table[place], numbers[place]

@@ -105,8 +105,8 @@ def fresh_swaps(
             state.cells,
             state.colours,
             weight,
-            beliefs.around,
-            beliefs.steps,
+            beliefs.grid.around,
+            beliefs.grid.steps,
             beliefs.across,
             beliefs.allowed,
             (_MOVING, _MOVING + _JOINING, _MOVING + _JOINING + _SHIFTING, _RECOLOURING),
@@ -171,7 +171,7 @@ def _swaps(
     cells[everyone, places], colours[everyone, places] = added.cells, added.colours
     if size > 1:
         shifted = np.flatnonzero((kind >= _MOVING + _JOINING) & (kind < _MOVING + _JOINING + _SHIFTING))
-        steps = beliefs.steps[rng.integers(len(beliefs.steps), size=len(shifted))]
+        steps = beliefs.grid.steps[rng.integers(len(beliefs.grid.steps), size=len(shifted))]
         group = beliefs.close(state.cells[anchors[shifted]], state.cells)
         cells[shifted], colours[shifted] = state.cells + np.where(group, steps[:, None], 0), state.colours
         single[shifted] = False
@@ -191,9 +191,11 @@ def _bring_near(
 
 def _near(scores: Floats, anchors: Ints, beliefs: Beliefs, rng: np.random.Generator) -> tuple[Ints, Ints, Ints]:
     """A good edit next to each of the cells where there is one: (rows, cells, colours)."""
-    draws = rng.random((len(anchors), len(beliefs.around)), dtype=np.float32)
+    draws = rng.random((len(anchors), len(beliefs.grid.around)), dtype=np.float32)
     if fast():
-        found, near, cells, colours = search_kernels.near(scores, anchors, beliefs.around, draws, _THINNING, _WORST)
+        found, near, cells, colours = search_kernels.near(
+            scores, anchors, beliefs.grid.around, draws, _THINNING, _WORST
+        )
         return near[:found], cells[:found], colours[:found]
     around = beliefs.neighbours(anchors)
     seen = draws < _THINNING

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from robustest import compiled
 from robustest.attack.find import find_adversarials
 from robustest.attack.search_rivals import Rivals
 from robustest.settings import AttackSettings
@@ -27,6 +28,32 @@ def test_what_was_heard_before_is_remembered_and_the_rest_has_its_margin() -> No
     assert rivals.margins(nothing, np.array([11]), np.array([2.0])).tolist() == first.tolist()
     assert rivals.margins(None, np.array([11]), np.array([2.0])).tolist() == first.tolist()
     assert rivals.margins(None, np.array([12]), np.array([0.5])).tolist() == [[0.5, 0.5]]
+
+
+@pytest.mark.parametrize("switch", [None, *([0, 3] if compiled.installed() else [])])
+def test_rows_are_remembered_by_their_keys(switch: int | None) -> None:
+    """In numpy, compiled, and from one to the other on the way: the last told of each key, and nothing of the others."""
+    rng = np.random.default_rng(0)
+    before = compiled.use(False)
+    try:
+        rivals, known = Rivals(np.array([5.0, 0.0, 1.0]), label=0), dict[int, list[float]]()
+        for step in range(8):
+            if step == switch:
+                compiled.use(True)
+            keys = rng.integers(0, 400, 70) << 40  # equal in their lowest bits
+            scores = rng.standard_normal((70, 3))
+            asked = rng.random(70) < 0.3
+            scores[asked] = np.nan
+            margins = rng.standard_normal(70)
+            rows = rivals.margins(scores, keys, margins)
+            for place in range(70):
+                wanted = [scores[place, 0] - scores[place, 2], scores[place, 0] - scores[place, 1]]
+                if asked[place]:
+                    wanted = known.get(int(keys[place]), [margins[place]] * 2)
+                assert rows[place].tolist() == wanted
+            known |= {int(key): row.tolist() for key, row in zip(keys, rows, strict=True)}
+    finally:
+        compiled.use(before)
 
 
 def test_rivals_are_ranked_by_the_edits_that_they_would_take() -> None:
