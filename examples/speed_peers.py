@@ -1,11 +1,15 @@
-"""Time for the same number of queries, beside other people's attacks on the same torch module, in one run.
+"""Time for the same number of queries, beside other people's attacks on the same torch module.
 
     python examples/speed_peers.py MODEL.onnx IMAGES.npz [--sparse-rs FOLDER] [--images 32] [--queries 300] [--turns 3]
+        [--workers 1] [--keep FILE]
 
-MODEL is turned into a torch module, so that all attack the very same one. A wrapper counts the images that it scores and
-ends an attack at images x queries; where an attack is done sooner, its time is taken for what it asked. Sparse-RS in the
-original is used where FOLDER holds it (github.com/fra31/sparse-rs); foolbox and torchattacks where they are installed;
-what is missing is said and left out. Each attack is run in turns; the table gives medians and, in brackets, the range.
+MODEL is turned into a torch module, so that all attack the very same one; one row attacks the ONNX file itself, as an audit of
+it would. Each attack runs in processes of its own, as its users run it, so that none profits from what another left behind:
+`--workers` of them, each with its share of the images and of the cores. The clock begins when all have loaded everything.
+A wrapper counts the images that the module scores and ends an attack at images x queries; where an attack is done sooner, its
+time is taken for what it asked. Sparse-RS in the original is used where FOLDER holds it (github.com/fra31/sparse-rs); foolbox
+and torchattacks where they are installed; what is missing is said and left out. The attacks are run in turns; the table gives
+medians and, in brackets, the range, of all turns that FILE keeps.
 """
 
 from __future__ import annotations
@@ -13,13 +17,17 @@ from __future__ import annotations
 import argparse
 import importlib
 import importlib.util
+import json
+import multiprocessing
 import os
 import sys
 import time
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass, replace
 from functools import partial
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +36,14 @@ import torch
 
 from robustest.attack.find import iter_adversarials
 from robustest.classifiers import load_classifier
+from robustest.classifiers.onnx_file import OnnxClassifier
 from robustest.classifiers.onnx_module import OnnxModule
 from robustest.classifiers.spec import InputSpec
 from robustest.classifiers.torch_module import TorchClassifier
 from robustest.images import ImageSet, load_images
 from robustest.settings import AttackSettings
+
+ON_FILE = "robustest game, ONNX file"
 
 
 class Enough(Exception):
@@ -83,12 +94,21 @@ def ours(module: Counted, data: ImageSet, settings: AttackSettings) -> Attack:
     return run
 
 
+def ours_on_file(path: Path, data: ImageSet, settings: AttackSettings, threads: int) -> Attack:
+    """The same on the ONNX file, by onnxruntime."""
+    classifier = OnnxClassifier(path, threads=threads)
+
+    def run() -> int:
+        return sum(result.queries for _, result in iter_adversarials(classifier, data.images, data.labels, settings))
+
+    return run
+
+
 def originals(
     module: Counted, images: torch.Tensor, labels: torch.Tensor, queries: int, folder: Path | None
 ) -> dict[str, Attack]:
     """Sparse-RS as its authors published it."""
-    if folder is None or not (folder / "rs_attacks.py").is_file():
-        print("Sparse-RS in the original is left out: give its folder by --sparse-rs.")
+    if folder is None:
         return {}
     sys.path.insert(0, str(folder))
     make = importlib.import_module("rs_attacks").RSAttack
@@ -103,7 +123,6 @@ def originals(
 def from_foolbox(module: Counted, images: torch.Tensor, labels: torch.Tensor, queries: int) -> dict[str, Attack]:
     """Attacks of foolbox that ask for decisions or scores only."""
     if importlib.util.find_spec("foolbox") is None:
-        print("foolbox is left out: it is not installed (pip install foolbox).")
         return {}
     foolbox: Any = importlib.import_module("foolbox")
     model = foolbox.PyTorchModel(module, bounds=(0, 1), device="cpu")
@@ -129,7 +148,6 @@ def discarding(call: Callable[[], Any]) -> None:
 def from_torchattacks(module: Counted, images: torch.Tensor, labels: torch.Tensor, queries: int) -> dict[str, Attack]:
     """Attacks of torchattacks that ask for scores only."""
     if importlib.util.find_spec("torchattacks") is None:
-        print("torchattacks is left out: it is not installed (pip install --no-deps torchattacks==3.5.1).")
         return {}
     torchattacks: Any = importlib.import_module("torchattacks")
     steps = max(queries // 40, 1)
@@ -141,15 +159,81 @@ def from_torchattacks(module: Counted, images: torch.Tensor, labels: torch.Tenso
     return {name: partial(discarding, partial(attack, images, labels)) for name, attack in made.items()}
 
 
-def timed(module: Counted, attack: Attack, most: int) -> tuple[int, float, float]:
-    """Queries, seconds, and seconds within the module, of one run that is ended at so many images."""
-    module.begin(most)
+@dataclass(frozen=True)
+class Wanted:
+    """What is measured: the model's file, (N, H, W, C) images that it gets right, queries an image, Sparse-RS's folder."""
+
+    model: Path
+    data: ImageSet
+    queries: int
+    sparse_rs: Path | None
+
+
+def attacks_of(wanted: Wanted, module: Counted, threads: int) -> dict[str, Attack]:
+    """All attacks there are, by name."""
+    data, queries = wanted.data, wanted.queries
+    images = as_tensor(data)
+    labels = torch.from_numpy(np.asarray(data.labels, np.int64))
+    return {
+        "robustest game": ours(module, data, AttackSettings(queries=queries)),
+        "robustest sparse-rs@5": ours(module, data, AttackSettings(queries=queries, attack="sparse-rs@5")),
+        ON_FILE: ours_on_file(wanted.model, data, AttackSettings(queries=queries), threads),
+        **originals(module, images, labels, queries, wanted.sparse_rs),
+        **from_foolbox(module, images, labels, queries),
+        **from_torchattacks(module, images, labels, queries),
+    }
+
+
+def as_tensor(data: ImageSet) -> torch.Tensor:
+    """(N, C, H, W) images in [0, 1]."""
+    return torch.from_numpy(np.ascontiguousarray(data.images.transpose(0, 3, 1, 2)).astype(np.float32) / 255)
+
+
+def prepared(model: Path, threads: int) -> Counted:
+    """The module, and torch told of its threads."""
+    warnings.simplefilter("ignore")  # of other people's code
+    torch.set_num_threads(threads)
+    torch.set_grad_enabled(False)
+    return Counted(OnnxModule(model), load_classifier(model).info.spec).eval()
+
+
+def work(pipe: Connection, wanted: Wanted, name: str, threads: int) -> None:
+    """Load everything, say so, and attack when told: sends queries, and seconds within the module, NaN where not known."""
+    module = prepared(wanted.model, threads)
+    attack = attacks_of(wanted, module, threads)[name]
+    module(as_tensor(wanted.data))
+    pipe.send("ready")
+    pipe.recv()
+    module.begin(sys.maxsize if name.startswith("robustest") else len(wanted.data) * wanted.queries)
     torch.manual_seed(0)
     answered = None
-    started = time.perf_counter()
     with suppress(Enough):
         answered = attack()
-    return answered or module.images, time.perf_counter() - started, module.seconds
+    pipe.send((answered or module.images, module.seconds if name != ON_FILE else float("nan")))
+
+
+def timed(wanted: Wanted, name: str, workers: int) -> tuple[int, float, float]:
+    """Queries, seconds, and each worker's mean seconds within the module, of one attack."""
+    context = multiprocessing.get_context("spawn")
+    threads = max(1, len(os.sched_getaffinity(0)) // workers)
+    pipes, processes = [], []
+    for place in range(workers):
+        mine, theirs = context.Pipe()
+        share = replace(wanted, data=wanted.data.take(range(place, len(wanted.data), workers)))
+        processes.append(context.Process(target=work, args=(theirs, share, name, threads), daemon=True))
+        processes[-1].start()
+        theirs.close()
+        pipes.append(mine)
+    for pipe in pipes:
+        pipe.recv()
+    started = time.perf_counter()
+    for pipe in pipes:
+        pipe.send("go")
+    answers = [pipe.recv() for pipe in pipes]
+    spent = time.perf_counter() - started
+    for process in processes:
+        process.join()
+    return sum(queries for queries, _ in answers), spent, sum(inside for _, inside in answers) / workers
 
 
 def main() -> None:
@@ -160,41 +244,50 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=32)
     parser.add_argument("--queries", type=int, default=300)
     parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--keep", type=Path, help="file that runs are added to and read from, one a line")
     given = parser.parse_args()
-    warnings.simplefilter("ignore")  # of other people's code
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
-    torch.set_grad_enabled(False)
+    folder = given.sparse_rs if given.sparse_rs and (given.sparse_rs / "rs_attacks.py").is_file() else None
+    for missing, hint in (
+        (folder is None, "Sparse-RS in the original is left out: give its folder by --sparse-rs."),
+        (importlib.util.find_spec("foolbox") is None, "foolbox is left out: it is not installed."),
+        (importlib.util.find_spec("torchattacks") is None, "torchattacks is left out: it is not installed."),
+    ):
+        if missing:
+            print(hint)
+    module = prepared(given.model, 1)
     data = load_images(given.data)
     data = data.take(range(min(4 * given.images, len(data))))
-    spec = load_classifier(given.model).info.spec
-    module = Counted(OnnxModule(given.model), spec).eval()
-    unit = torch.from_numpy(np.ascontiguousarray(data.images.transpose(0, 3, 1, 2)).astype(np.float32) / 255)
-    right = np.flatnonzero(module(unit).argmax(1).numpy() == data.labels)[: given.images]
-    data, images = data.take(right), unit[right]
-    labels = torch.from_numpy(np.asarray(data.labels, np.int64))
-    attacks: dict[str, Attack] = {
-        "robustest game": ours(module, data, AttackSettings(queries=given.queries)),
-        "robustest sparse-rs@5": ours(module, data, AttackSettings(queries=given.queries, attack="sparse-rs@5")),
-        **originals(module, images, labels, given.queries, given.sparse_rs),
-        **from_foolbox(module, images, labels, given.queries),
-        **from_torchattacks(module, images, labels, given.queries),
-    }
-    runs: dict[str, list[tuple[int, float, float]]] = {name: [] for name in attacks}
+    data = data.take(np.flatnonzero(module(as_tensor(data)).argmax(1).numpy() == data.labels)[: given.images])
+    wanted = Wanted(given.model, data, given.queries, folder)
+    names = list(attacks_of(wanted, module, 1))
+    kept = given.keep.read_text().splitlines() if given.keep is not None and given.keep.is_file() else []
+    runs: dict[str, list[tuple[int, float, float]]] = {name: [] for name in names}
+    for line in kept:
+        name, *run = json.loads(line)
+        runs.setdefault(name, []).append((run[0], run[1], run[2]))
     for _ in range(given.turns):
-        for name, attack in attacks.items():
-            own = name.startswith("robustest")
-            runs[name].append(timed(module, attack, sys.maxsize if own else len(data) * given.queries))
+        for name in names:
+            run = timed(wanted, name, given.workers)
+            runs[name].append(run)
+            if given.keep is not None:
+                with given.keep.open("a") as file:
+                    file.write(json.dumps([name, *run]) + "\n")
+    turns = max(map(len, runs.values()))
     cores = len(os.sched_getaffinity(0))
-    print(f"{given.model.name}, {len(data)} images x {given.queries} queries, {given.turns} turns, {cores} cores\n")
+    print(
+        f"{given.model.name}, {len(data)} images x {given.queries} queries, {turns} turns, {cores} cores, {given.workers} processes\n"
+    )
     print("| attack | queries | s per 10,000 queries | times ours | share in the model |")
     print("| --- | --- | --- | --- | --- |")
-    base = float(np.median([seconds / queries for queries, seconds, _ in runs["robustest game"]]))
+    base = float(np.median([seconds / queries for queries, seconds, _ in runs[names[0]]]))
     for name, rows in runs.items():
         each = np.array([seconds / queries for queries, seconds, _ in rows])
-        inside = np.median([within / seconds for _, seconds, within in rows])
+        inside = float(np.median([within / seconds for _, seconds, within in rows]))
         queries = int(np.median([queries for queries, _, _ in rows]))
         spread = f"{1e4 * np.median(each):.2f} ({1e4 * each.min():.2f} to {1e4 * each.max():.2f})"
-        print(f"| {name} | {queries} | {spread} | {np.median(each) / base:.2f} | {inside:.0%} |")
+        share = "" if np.isnan(inside) else f"{inside:.0%}"
+        print(f"| {name} | {queries} | {spread} | {np.median(each) / base:.2f} | {share} |")
 
 
 if __name__ == "__main__":

@@ -23,6 +23,8 @@ from robustest.results import Edits, Scores
 # again, page by page; that takes as long as a small network's arithmetic. Half a gigabyte may lie idle.
 _KEPT = {-3: 1 << 29, -1: 1 << 29}  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD: bytes
 
+_SMALLER, _CHECKS = (8, 16), 2  # images a call in place of a full batch; times that such a size must give the same bits
+
 
 class TorchClassifier:
     """Wraps a module in eval mode.
@@ -125,7 +127,11 @@ def full_precision(device: torch.device) -> Iterator[None]:
 
 class _TorchCanvas:
     """Bases (slots, ...) in the model's layout on its device; with `pad`, batches are filled up
-    there, so that the kernels chosen, and with them the last bits of a score, do not depend on how many are asked."""
+    there, so that the kernels chosen, and with them the last bits of a score, do not depend on how many are asked.
+
+    On the CPU a few images go in a smaller batch, once such batches were seen to give the bits of a full one: which kernels
+    add in which order depends on the sizes alone, not on what is added.
+    """
 
     def __init__(
         self, owner: TorchClassifier, shape: tuple[int, int, int], *, slots: int, rows: int, pad: bool
@@ -135,6 +141,7 @@ class _TorchCanvas:
         self._spec = owner.info.spec
         self._device = owner.device
         self._cuda = self._device.type == "cuda"
+        self._checks = {} if self._cuda else {size: 0 for size in _SMALLER if size < rows}  # of smaller batches
         self._first = self._spec.layout == "NCHW"
         inner = (channels, height * width) if self._first else (height * width, channels)
         self._bases = torch.zeros((slots, *inner), device=self._device)
@@ -153,8 +160,11 @@ class _TorchCanvas:
     def _score_part(self, slots: NDArray[np.int64], edits: Edits) -> Scores:
         height, width, channels = self._shape
         count = len(edits)
-        if self._pad and count < self._rows:
-            slots = np.concatenate([slots, np.repeat(slots[-1:], self._rows - count)])
+        size = full = self._rows if self._pad else count
+        if self._pad:
+            size = min((size for size in self._checks if size >= count), default=full)
+            full = size if self._checks.get(size, _CHECKS) >= _CHECKS else full
+            slots = np.concatenate([slots, np.repeat(slots[-1:], full - count)])
         colours = self._spec.values(edits.values)
         if self._spec.channels == "BGR":
             colours = np.ascontiguousarray(colours[:, ::-1])
@@ -166,7 +176,12 @@ class _TorchCanvas:
         else:
             images[rows, pixels] = values
             batch = images.view(len(slots), height, width, channels)
-        return self._owner._run(batch)[:count]
+        scores = self._owner._run(batch)
+        if size < full:
+            self._checks[size] += 1
+            if not np.array_equal(self._owner._run(batch[:size]), scores[:size]):
+                del self._checks[size]
+        return scores[:count]
 
     def _to_device(self, array: NDArray[np.generic]) -> torch.Tensor:
         tensor = torch.from_numpy(np.ascontiguousarray(array))

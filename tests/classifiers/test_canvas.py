@@ -73,3 +73,26 @@ def test_the_torch_canvas_scores_what_the_module_scores_on_whole_images(spec: In
     slots, edits = rng.integers(0, 2, 9), some_edits(rng, 9, 12, 3)
     whole = np.concatenate([edits.one(i).apply(bases[slot]) for i, slot in enumerate(slots)])
     assert canvas.score(slots, edits) == pytest.approx(classifier(whole), abs=1e-5)
+
+
+@pytest.mark.parametrize("steady", [True, False])
+def test_few_images_go_in_a_smaller_batch_where_that_gives_the_same_bits(steady: bool) -> None:
+    """A module that tells how many images it was given, or keeps that to itself."""
+    calls: list[int] = []
+
+    class Telling(torch.nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            calls.append(len(images))
+            sums = images.flatten(1).sum(1)
+            return torch.stack([sums, sums * 0 if steady else torch.full_like(sums, len(images))], 1)
+
+    canvas = TorchClassifier(Telling().eval(), InputSpec("NCHW", "gray")).canvas((6, 6, 1), slots=1, rows=32, pad=True)
+    rng = np.random.default_rng(0)
+    canvas.place(0, rng.random((6, 6, 1), dtype=np.float32))
+    for count in (5, 8, 3, 20, 12, 40):
+        edits = some_edits(rng, count, 36, 1)
+        scores = canvas.score(np.zeros(count, np.int64), edits)
+        assert scores.shape == (count, 2)
+        assert (scores[:, 1] == (0 if steady else 32)).all()
+    checks = [32, 8, 32, 8, 8, 32, 32, 16, 32, 8]  # two checks of a size before it is used by itself
+    assert calls == (checks if steady else [32, 8, 32, 16, 32, 32, 32, 32, 32])
