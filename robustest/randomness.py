@@ -24,13 +24,3 @@ def stream(seed: int, image_id: str, *, purpose: str = "") -> np.random.Generato
     """
     digest = hashlib.blake2b(f"{purpose}:{image_id}".encode(), digest_size=16).digest()
     return np.random.default_rng([seed, int.from_bytes(digest[:8], "big"), int.from_bytes(digest[8:], "big")])
-
-
-def skip_draws(rng: np.random.Generator, count: int) -> None:
-    """Go on in a stream of `stream` as if so many 64-bit numbers had been drawn."""
-    source = rng.bit_generator
-    assert isinstance(source, np.random.PCG64)
-    before = source.state
-    source.advance(count)
-    # `advance` forgets half a number that a 32-bit draw left over; a 64-bit draw would have kept it.
-    source.state = {**source.state, "has_uint32": before["has_uint32"], "uinteger": before["uinteger"]}

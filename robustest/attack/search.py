@@ -37,7 +37,6 @@ from robustest.attack.search_states import (
 from robustest.attack.search_tuning import Tuning
 from robustest.attack.task import Search, Task
 from robustest.compiled import fast
-from robustest.randomness import skip_draws
 from robustest.results import Edits, Margins, SaliencyChange
 from robustest.saliency.features import detect_features
 from robustest.saliency.mixture import mixture
@@ -47,6 +46,7 @@ Playing = Generator[Edits, Margins, None]
 Growing = Generator[Edits, Margins, tuple[State, float] | None]
 
 _FLAT = 3  # questions in a row that told nothing, because the scores are saturated: another way must be found
+_CHECKING = 5  # the share of the queries that may go into checking the last find: one in so many
 _NEAREST = -1  # no rival in particular: whichever is nearest
 
 
@@ -75,8 +75,6 @@ class _Play:
         self.large = far and not self.label_only
         self.boldness = tuning.caution if self.large else tuning.optimism
         self.queries, self.left = task.queries, task.queries
-        # A table of keys was drawn here once; the stream goes on where it did, so that an attack repeats.
-        skip_draws(rng, self.beliefs.mean.size)
         # By the keys of states: what is asked again is remembered by the driver and costs nothing.
         self.asked = Asked(self.beliefs.cells)
         self.alone = np.zeros(self.beliefs.mean.shape, bool)  # edits whose effect on the clean image is known
@@ -106,7 +104,8 @@ class _Play:
         """Learn of single edits, find a state that flips, and make it smaller until that many queries are spent."""
         early = self.until > 0 and spent <= FIRST_STAGE  # what is found so early need not be small yet
         self._aim_at(_NEAREST)
-        yield from self._screen(spent)
+        # In a large image the few first edits tell whether single edits are worth more.
+        yield from self._screen(spent, most=self.tuning.glance if self.large else np.inf)
         yield from self._leap()
         if not early and not self.label_only and (self.best is None or len(self.best) > self.tuning.direct):
             yield from self._climb()
@@ -115,7 +114,9 @@ class _Play:
         yield from self._force()
         if self.large:
             yield from thin(self, least=self.tuning.thin)
-        yield from self._shrink()
+        yield from self._shrink(max(self.until, self.left - self.tuning.haste) if early else self.until)
+        if self.large and not self._far():
+            yield from self._screen(spent)
         if not early:
             yield from self._undercut()
 
@@ -169,6 +170,12 @@ class _Play:
                 view.borrow()
         self.beliefs = self.views[aim]
 
+    @property
+    def _stop(self) -> int:
+        """Queries left at which no smaller state is looked for: what is found must be checked, in two rounds if need be."""
+        check = 0 if self._far() or self.best is None else 2 * len(self.best) - 3
+        return max(self.until, min(check, self.queries // _CHECKING))
+
     def _far(self) -> bool:
         """True while nothing, or nothing but large sets of edits, is known to flip."""
         return self.best is None or len(self.best) > self.tuning.tallest
@@ -194,12 +201,16 @@ class _Play:
             return False
         return times * size > hope * self.tuning.tallest or (times - 1) * spent > hope * self.left
 
-    def _screen(self, spent: int) -> Playing:
-        """Try single edits where the drawn upper bound is highest: in all a share of what this stage's end will have spent."""
+    def _screen(self, spent: int, *, most: float = np.inf) -> Playing:
+        """Try single edits where the drawn upper bound is highest: in all a share of what this stage's end will have spent.
+
+        Args:
+            most: no more than so many in all.
+        """
         tuning = self.tuning
         share = tuning.screening / 10 if self.label_only else tuning.screening
-        tried = int(self.alone.sum())
-        yield from self._singles(max(self.left - (share * spent - tried), self.until))
+        wanted = min(share * spent, most)
+        yield from self._singles(max(self.left - (wanted - int(self.alone.sum())), self.until))
 
     def _singles(self, stop: float) -> Playing:
         """Go on with single edits until no more than `stop` queries are left, or the best is another, and small."""
@@ -241,7 +252,7 @@ class _Play:
         margin = self.clean if self.rivals is None or self.aim == _NEAREST else float(self.rivals.clean[self.aim])
         height, lowest = 0, margin  # of the farthest leap
         tallest = min(tuning.tallest, len(beliefs.cell_of_pixel) // 2)
-        while self.left > self.until and len(state) + 1 < min(
+        while self.left > self._stop and len(state) + 1 < min(
             tallest, tallest if self.best is None else len(self.best)
         ):
             if self._hopeless(height, lowest, rounds * tuning.batch):
@@ -289,16 +300,16 @@ class _Play:
                 kept, lowest = tried[index], float(margins[index])
             freedom += 0.3
 
-    def _shrink(self) -> Playing:
-        """Put back groups of the best state's edits, then all that are measured to be free, while it still flips."""
+    def _shrink(self, until: int) -> Playing:
+        """Put back groups of the best state's edits, then all measured to be free, until no more than `until` queries are left."""
         group = len(self.best) // 2 if self.best is not None else 0
-        while self.best is not None and group >= 2 and self.left > self.until and len(self.best) > 24:
+        while self.best is not None and group >= 2 and self.left > until and len(self.best) > 24:
             state = self.best
             order = self.rng.permutation(len(state))
             parts = [order[start : start + group] for start in range(0, len(state), group)]
             yield from self.ask(Batch.of([state.keep(np.setdiff1d(order, part)) for part in parts]))
             group = group // 2 if self.best is state else min(group, len(self.best) // 2)
-        while self.best is not None and len(self.best) > 2 and self.left > self.until:
+        while self.best is not None and len(self.best) > 2 and self.left > until:
             state = self.best
             margins = yield from self.ask(without_each(state))
             order = np.argsort(margins, kind="stable")
@@ -311,7 +322,7 @@ class _Play:
     def _undercut(self) -> Playing:
         """At one edit fewer than the best, look for a set that flips, from one start after another."""
         size, tries = 0, 0
-        while self.best is not None and len(self.best) > 1 and self.left > self.until:
+        while self.best is not None and len(self.best) > 1 and self.left > self._stop:
             if len(self.best) == 2:  # one edit fewer is a single edit: what screening is for
                 self._aim_at(_NEAREST)
                 yield from self._singles(self.until)
@@ -345,7 +356,7 @@ class _Play:
         """Swap edits of a state until it flips, or nothing has come of it for long."""
         beliefs, tuning = self.beliefs, self.tuning
         stalled, lowest = 0, margin
-        while self.left > self.until and margin >= 0 and stalled < tuning.despair:
+        while self.left > self._stop and margin >= 0 and stalled < tuning.despair:
             softness = beliefs.scale / 2 * max(1, stalled / 4) + 1e-9
             ahead = Ahead(current, need, softness, self.alone if len(current) == 1 else None)
             swaps = fresh_swaps(
@@ -354,7 +365,7 @@ class _Play:
                 self.asked,
                 optimism=tuning.optimism,
                 count=2 * tuning.batch,
-                most=tuning.batch,
+                most=min(tuning.batch, self.left - self._stop),
                 rng=self.rng,
             )
             stalled += 1

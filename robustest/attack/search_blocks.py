@@ -27,6 +27,8 @@ _ANYWHERE = 0.3  # share of new edits that are put anywhere in the image
 _RECOLOURED = 0.2  # share of new edits that are given any colour
 _TURNS, _MANY_TURNS = 6, 60  # rounds of exchange: at fewer edits than the best, and to find a first flip
 _DESPAIR = 4
+_LATELY = 4  # turns whose progress tells how long it will take to flip
+_HOPE = 0.5  # share of the queries left, that it may take
 
 Asking = Generator[Edits, Margins, Margins]
 Playing = Generator[Edits, Margins, None]
@@ -159,8 +161,10 @@ def _exchange(
     """Exchange parts of a state that does not flip, all that lower the margin at once, until it does."""
     beliefs, rng = player.beliefs, player.rng
     best = player.best
+    past: list[tuple[float, int]] = []  # margin and queries left at the beginning of each turn
     for turn in range(turns):
-        if player.left <= until:
+        past.append((margin, player.left))
+        if player.left <= until or not in_reach(past[-1 - _LATELY :]):
             return
         reach = max(2, min(beliefs.shape) // (8 << min(turn // 2, 4)))
         parts = parts_of(current, min(_PARTS, len(current) // 2), across=beliefs.across, rng=rng)
@@ -193,6 +197,16 @@ def _exchange(
         current, margin = options[lowest], float([margins[order[0]], *joint][lowest])
         usual = float(weight.mean())
         weight = np.array([known.get(cell, usual) for cell in current.cells.tolist()])
+
+
+def in_reach(past: list[tuple[float, int]]) -> bool:
+    """False where the margin, going on to fall as it did in these turns, takes too long to flip.
+
+    Args:
+        past: margin and queries left at the beginning of each of the last turns.
+    """
+    (before, more), (margin, left) = past[0], past[-1]
+    return len(past) <= _LATELY or margin * (more - left) <= (before - margin) * left * _HOPE
 
 
 def _less(state: State, part: Ints) -> State:

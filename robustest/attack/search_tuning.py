@@ -18,6 +18,8 @@ class Tuning:
     direct: size of a first success that is good enough to go on from.
     prefix: largest set that is tried before one is built with care. tallest: largest set that is built with care.
     patience: questions without progress before effects are measured anew. despair: before another state is built.
+    glance: single edits tried of a large image before larger sets are. haste: queries that go into making the first
+        find of a long search smaller.
     thin: edits of a large image's best state above which it is changed by parts, not one by one.
     trust: questions of building before its progress is judged.
     aims: classes that the search turns to, one after the other.
@@ -37,5 +39,7 @@ class Tuning:
     despair: int = 12
     aims: int = 4
     warmth: float = 0.1
+    glance: int = 96
+    haste: int = 32
     thin: int = 24
     trust: int = 6

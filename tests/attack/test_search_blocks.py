@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from robustest.attack.find import find_adversarials
 from robustest.attack.search_beliefs import Beliefs
-from robustest.attack.search_blocks import floods, parts_of, replacement, spreads
+from robustest.attack.search_blocks import floods, in_reach, parts_of, replacement, spreads
 from robustest.attack.search_palette import Palette
 from robustest.attack.search_states import State
 from robustest.settings import AttackSettings
@@ -112,3 +112,18 @@ def test_a_flip_that_takes_many_pixels_is_found_at_once_and_made_small(seed: int
     assert result.l0_pixels == 30
     assert result.edits is not None
     assert all(30 <= pixel // 96 < 50 and 20 <= pixel % 96 < 40 for pixel in result.edits.pixels.tolist())
+
+
+def test_a_flip_is_in_reach_where_the_last_turns_progress_would_bring_it_in_half_of_what_is_left() -> None:
+    """From 5 to 4 in 100 queries: 400 more are needed, so 800 must be left; to 2 in 100: 67 more, so 134 are enough."""
+
+    def turns(margins: list[float], left: int) -> list[tuple[float, int]]:
+        spent = np.linspace(100, 0, len(margins)).astype(int)
+        return [(margin, left + int(more)) for margin, more in zip(margins, spent, strict=True)]
+
+    assert not in_reach(turns([5, 4.9, 4.6, 4.2, 4], 780))
+    assert in_reach(turns([5, 4.9, 4.6, 4.2, 4], 820))
+    assert not in_reach(turns([5, 4, 3, 2.5, 2], 130))
+    assert in_reach(turns([5, 4, 3, 2.5, 2], 140))
+    assert not in_reach(turns([5, 5, 5, 5, 5], 100_000))
+    assert in_reach(turns([5, 5, 5, 5], 10))  # too early to tell
