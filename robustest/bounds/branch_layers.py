@@ -27,9 +27,9 @@ from robustest.bounds.region import Region
 from robustest.bounds.substitute import Intervals
 
 _PASSES = (0.05, 0.25, 1.0)
-"""Shares of the time by whose end each pass is done."""
+"""Shares of the time and of the nodes by whose end each pass is done."""
 _DECIDE, _RAISE = 0.25, 0.06
-"""Shares of a pass's time that one layer takes at most to decide neurons, and to tighten those that are not."""
+"""Shares of what a pass has left that one layer takes at most to decide neurons, and to tighten those that are not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,10 +69,10 @@ def prove_layers(
         look: asked now and then at promising images; what it finds ends the search.
     """
     begin = time.thread_time()
-    sweep = _Sweep(graph, region, label, intervals, most, executed)
+    sweep = _Sweep(graph, region, label, intervals, executed)
     answer = None
     for share in _PASSES:
-        answer = sweep.run(begin + share * seconds, look)
+        answer = sweep.run(begin + share * seconds, int(share * most), look)
         late = sweep.nodes >= most or time.thread_time() - begin > seconds
         if answer.proved or answer.found is not None or late:
             break
@@ -81,20 +81,18 @@ def prove_layers(
 
 
 class _Sweep:
-    def __init__(
-        self, graph: BoundGraph, region: Region, label: int, intervals: Intervals, most: int, executed: bool
-    ) -> None:
+    def __init__(self, graph: BoundGraph, region: Region, label: int, intervals: Intervals, executed: bool) -> None:
         self.graph, self.region, self.label, self.intervals = graph, region, label, intervals
-        self.most, self.executed, self.nodes = most, executed, 0
+        self.executed, self.nodes = executed, 0
         self.lower = torch.full((graph.n_classes - 1,), -torch.inf, dtype=torch.float64)
 
-    def run(self, deadline: float, look: Look | None) -> LayersAnswer:
-        """One pass over the layers and the margins."""
+    def run(self, deadline: float, most: int, look: Look | None) -> LayersAnswer:
+        """One pass over the layers and the margins, until a time of this thread and a count of nodes in all."""
         compact = CompactForm(self.graph, self.region)
         for index in range(len(self.graph.nodes)):
             forms = compact.step(index, self.intervals)
             if compact.layers and any(self.graph.nodes[c].activation is not None for c in self.graph.children[index]):
-                self._refine(compact, index, forms, deadline)
+                self._refine(compact, index, forms, deadline, most)
         rows, _ = margin_rows(self.graph.n_classes, torch.tensor([self.label]))
         margins = forms.times(rows[0])
         if not compact.layers:
@@ -102,7 +100,7 @@ class _Sweep:
             return self._answer(int((self.lower <= 0).sum()), None)
         tree = RowBranch(compact, margins, deadline=deadline)
         open_ = (~tree.proved).nonzero()[:, 0]
-        run = tree.run(open_, decide=True, deadline=deadline, most=self.most - self.nodes, look=look)
+        run = tree.run(open_, decide=True, deadline=deadline, most=most - self.nodes, look=look)
         self.nodes += tree.nodes
         self.lower = torch.maximum(self.lower, tree.lower)
         return self._answer(run.open, run.found, bool(tree.proved.all()))
@@ -111,7 +109,7 @@ class _Sweep:
         done = proved or bool((self.lower > 0).all())
         return LayersAnswer(self.lower, done, self.nodes, 0 if done else open_, found, self.intervals)
 
-    def _refine(self, compact: CompactForm, index: int, forms: Affine, deadline: float) -> None:
+    def _refine(self, compact: CompactForm, index: int, forms: Affine, deadline: float, most: int) -> None:
         """Decide the entries of a node that no interval decides yet, and tighten those that have both signs."""
         lower, upper = self.intervals.lower[index][0], self.intervals.upper[index][0]
         entries = ((lower < 0) & (upper > 0)).nonzero()[:, 0]
@@ -130,17 +128,17 @@ class _Sweep:
         sign = seen.gt(0).double().mean(0) > 0.5
         constant = (seen.amin(0) > 0) | (seen.amax(0) < 0)
         place = torch.where(sign, 0, count) + torch.arange(count)
-        left = deadline - time.thread_time()
         open_ = ~(tree.proved[:count] | tree.proved[count:])
         wanted = place[constant & open_]
+        time_left, nodes_left = deadline - time.thread_time(), most - self.nodes - tree.nodes
         if len(wanted):
-            until = time.thread_time() + _DECIDE * left
-            tree.run(wanted, decide=True, deadline=until, most=self.most - self.nodes - tree.nodes)
+            until = time.thread_time() + _DECIDE * time_left
+            tree.run(wanted, decide=True, deadline=until, most=int(_DECIDE * nodes_left))
         rest = (~(tree.proved[:count] | tree.proved[count:])).nonzero()[:, 0]
         if len(rest):
-            until = time.thread_time() + _RAISE * left
+            until = time.thread_time() + _RAISE * time_left
             both_ends = torch.cat([rest, rest + count])
-            tree.run(both_ends, decide=False, deadline=until, most=self.most - self.nodes - tree.nodes)
+            tree.run(both_ends, decide=False, deadline=until, most=int(_RAISE * nodes_left))
         self.nodes += tree.nodes
         self._keep(index, entries, tree.lower[:count], -tree.lower[count:])
 

@@ -29,8 +29,9 @@ _ROUND = 512
 """Leaves cut in one round, where there are as many."""
 _MARGIN = 1e-4
 """What a float32 bound must exceed before float64 is asked."""
-_GAP = 1e-6
-"""A form's bound is final when no ReLU of its worst leaf breaks its relaxation by more, in units of its coefficient."""
+_GAP, _SETTLED = 1e-6, 1e-4
+"""A form's bound is final when no ReLU of its worst leaf breaks its relaxation by more than the one, and many steps raise
+that leaf's bound by less than the other; in units of the form's largest coefficient."""
 _BETA1, _BETA2 = 0.8, 0.9
 """Adam's memory: short, for few steps."""
 _PASSED, _SMALLEST = 0.3, 1e-3
@@ -44,7 +45,7 @@ class _Leaves:
     """N leaves. owner: (N,) which form. signs: (N, M) int8, 0 where open. theta: (N, M) slopes or scaled multipliers.
 
     bound: (N,) float32, not a proof. cut: (N,) the open ReLU to be cut next. gap: (N,) how far it breaks its relaxation;
-    negative where no ReLU is open.
+    negative where no ReLU is open. sure: (N,) float64, what is proved of a leaf that it is a half of.
     """
 
     owner: Tensor
@@ -53,6 +54,7 @@ class _Leaves:
     bound: Tensor
     cut: Tensor
     gap: Tensor
+    sure: Tensor
 
     def __len__(self) -> int:
         return len(self.owner)
@@ -151,7 +153,7 @@ Look = Callable[[Tensor], NDArray[np.float32] | None]
 class RowBranch:
     """P affine forms over one box, to be bounded from below.
 
-    lower: (P,) float64 proved bounds so far. proved: (P,) bool, the form is positive on the box. nodes: leaves bounded.
+    lower: (P,) float64 proved bounds so far. proved: (P,) bool, the form is positive on the box. nodes: leaves bounded, of eight steps each.
 
     Args:
         compact: the undecided ReLUs before the forms; there must be some.
@@ -164,7 +166,7 @@ class RowBranch:
         self.fast, self.exact = (_Stack(compact, forms, dtype) for dtype in (torch.float32, torch.float64))
         self.scale = self._scales()
         count, free = self.scale.shape
-        self.nodes = count
+        self.nodes = 0
         nothing = torch.zeros(count)
         start = _Leaves(
             torch.arange(count),
@@ -173,6 +175,7 @@ class RowBranch:
             nothing - torch.inf,
             nothing.long(),
             nothing,
+            nothing.double() - torch.inf,
         )
         self.roots = self._bound(start, steps=_ROOT_STEPS, rate=0.2, decay=0.93, deadline=deadline)
         self.lower = self._exact_bounds(self.roots)
@@ -210,19 +213,25 @@ class RowBranch:
                 break
             picked, rank = self._worst(leaves)
             taken = leaves.take(picked)
-            final_gap = _GAP * self.scale[taken.owner].amax(1)
-            over = taken.gap < 0 if decide else (rank == 0) & (taken.gap <= final_gap)
+            unit = self.scale[taken.owner].amax(1)
+            over = taken.gap < 0 if decide else (rank == 0) & (taken.gap <= _GAP * unit)
             if bool(over.any()):
-                # Nothing is left to cut: but for better multipliers, the bounds of these leaves' forms are final.
-                final = taken.take(over.nonzero()[:, 0])
+                # Nothing is left to cut in these leaves: better multipliers are all that could raise their bounds.
+                place = over.nonzero()[:, 0]
+                again = self._bound(taken.take(place), steps=_LAST_STEPS, rate=0.5, decay=0.97)
+                leaves, gain = leaves.without(picked[place]), again.bound - taken.bound[place]
                 if decide:
-                    final = self._unproved(self._bound(final, steps=_LAST_STEPS, rate=0.5, decay=0.97))
-                    leaves = leaves.without(picked[over])
-                    rest = rest.plus(final)
+                    final = self._unproved(again)
+                else:
+                    settled = gain <= _SETTLED * unit[place]
+                    final = again.take(settled.nonzero()[:, 0])
+                    leaves = leaves.plus(again.take((~settled).nonzero()[:, 0]))
                 stuck = torch.isin(leaves.owner, final.owner).nonzero()[:, 0]
-                rest = rest.plus(leaves.take(stuck))
+                rest = rest.plus(final).plus(leaves.take(stuck))
                 leaves = leaves.without(stuck)
                 continue
+            if not decide:
+                taken = replace(taken, sure=self._exact_bounds(taken))
             children = self._bound(self._halves(taken), deadline=deadline)
             leaves = leaves.without(picked).plus(children)
         open_ = rest.plus(leaves)
@@ -278,7 +287,7 @@ class RowBranch:
         """(N,) proved bounds, in float64 with all rounding charged."""
         with torch.no_grad():
             found = [self.exact.lower(leaves.take(block), self.scale)[0] for block in _blocks(len(leaves))]
-        return torch.cat([torch.zeros(0, dtype=torch.float64), *found])
+        return torch.maximum(torch.cat([leaves.sure[:0], *found]), leaves.sure)
 
     def _bound(
         self,
@@ -290,7 +299,8 @@ class RowBranch:
         deadline: float = float("inf"),
     ) -> _Leaves:
         """Climb slopes and multipliers of leaves, and choose their next cuts. After the deadline: one step each."""
-        self.nodes += len(leaves)
+        # A bound of many steps counts as the nodes that its time would have bounded.
+        self.nodes += len(leaves) * max(1, steps // _STEPS)
         found = []
         for block in _blocks(len(leaves)):
             late = time.thread_time() > deadline
@@ -316,7 +326,7 @@ class RowBranch:
             theta = torch.where(open_, theta.clamp_max(1.0), theta)
         scale = self.scale[leaves.owner]
         gap, cut = torch.where(open_, best_gap + 1e-9 * scale, -1.0).max(1)
-        return _Leaves(leaves.owner, leaves.signs, best_theta, torch.maximum(best, leaves.bound), cut, gap)
+        return _Leaves(leaves.owner, leaves.signs, best_theta, torch.maximum(best, leaves.bound), cut, gap, leaves.sure)
 
 
 def _blocks(count: int) -> list[Tensor]:
