@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from robustest.bounds.alpha import optimise, tighten
 from robustest.bounds.branch import prove_region
+from robustest.bounds.branch_compact import CompactForm
 from robustest.bounds.check import certify, checker_of
 from robustest.bounds.crown import margin_bounds
 from robustest.bounds.errors import SoundnessViolation
@@ -158,6 +159,15 @@ def test_planted_images_are_never_inside_a_proven_ball(seed: int) -> None:
     assert brackets["l1"].lower.value <= edge * (1 + 1e-4)
 
 
+@pytest.fixture(params=["layers", "domains"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Both ways to branch on a box: layer by layer, and over whole domains as in every other norm."""
+    if request.param == "domains":
+        monkeypatch.setattr(CompactForm, "suits", staticmethod(lambda graph, region: False))
+    return str(request.param)
+
+
+@pytest.mark.usefixtures("way")
 def test_branching_decides_what_one_relaxation_cannot() -> None:
     """`|x| + |y|` as ReLUs of both signs is at least 0: one relaxation gives less, branching proves it."""
     model = nn.Sequential(nn.Flatten(), nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 2)).eval()
@@ -284,7 +294,8 @@ def lowest_point(graph: BoundGraph, region: Region, rng: np.random.Generator) ->
     return float((scores[:, 0] - scores[:, 1]).min())
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.usefixtures("way")
+@pytest.mark.parametrize("seed", range(2))
 def test_branching_never_proves_a_region_with_a_known_counterexample(seed: int) -> None:
     """The bias is set so that the least point found is misclassified by a hair, and then right by a margin."""
     rng = np.random.default_rng(seed)
