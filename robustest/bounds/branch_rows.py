@@ -41,7 +41,7 @@ _MOST_NUMBERS = 300_000_000
 
 
 @dataclass(frozen=True, slots=True)
-class _Leaves:
+class Leaves:
     """N leaves. owner: (N,) which form. signs: (N, M) int8, 0 where open. theta: (N, M) slopes or scaled multipliers.
 
     bound: (N,) float32, not a proof. cut: (N,) the open ReLU to be cut next. gap: (N,) how far it breaks its relaxation;
@@ -59,16 +59,16 @@ class _Leaves:
     def __len__(self) -> int:
         return len(self.owner)
 
-    def take(self, index: Tensor) -> _Leaves:
-        return _Leaves(*(getattr(self, name)[index] for name in self.__slots__))
+    def take(self, index: Tensor) -> Leaves:
+        return Leaves(*(getattr(self, name)[index] for name in self.__slots__))
 
-    def without(self, index: Tensor) -> _Leaves:
+    def without(self, index: Tensor) -> Leaves:
         kept = torch.ones(len(self), dtype=torch.bool)
         kept[index] = False
         return self.take(kept.nonzero()[:, 0])
 
-    def plus(self, other: _Leaves) -> _Leaves:
-        return _Leaves(*(torch.cat([getattr(self, name), getattr(other, name)]) for name in self.__slots__))
+    def plus(self, other: Leaves) -> Leaves:
+        return Leaves(*(torch.cat([getattr(self, name), getattr(other, name)]) for name in self.__slots__))
 
 
 class _Stack:
@@ -92,7 +92,7 @@ class _Stack:
         self.rows = compact.widen(forms.rows).to(dtype)
         self.offset = (forms.constant - (forms.noise + slack * forms.magnitude) * OUTWARD).to(dtype)
 
-    def lower(self, leaves: _Leaves, scale: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
+    def lower(self, leaves: Leaves, scale: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
         """(N,) lower bounds of each leaf's form, (N, n) coefficients of the image, per layer (N, U) of its ReLUs."""
         coefficients, bound = self.rows[leaves.owner], self.offset[leaves.owner]
         signs, theta, mine = leaves.signs, leaves.theta.to(self.dtype), scale[leaves.owner].to(self.dtype)
@@ -115,7 +115,7 @@ class _Stack:
             seen.append(rows)
         return bound - coefficients.abs().sum(1) * OUTWARD, coefficients, seen[::-1]
 
-    def climb(self, leaves: _Leaves, scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def climb(self, leaves: Leaves, scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(N,) bounds, (N, M) their gradient by theta, and (N, M) gaps between each ReLU and its relaxation."""
         bound, coefficients, seen = self.lower(leaves, scale)
         inputs = -coefficients.sign() @ self.image
@@ -153,7 +153,8 @@ Look = Callable[[Tensor], NDArray[np.float32] | None]
 class RowBranch:
     """P affine forms over one box, to be bounded from below.
 
-    lower: (P,) float64 proved bounds so far. proved: (P,) bool, the form is positive on the box. nodes: leaves bounded, of eight steps each.
+    lower: (P,) float64 proved bounds so far. proved: (P,) bool, the form is positive on the box.
+    nodes: leaves bounded, of eight steps each.
 
     Args:
         compact: the undecided ReLUs before the forms; there must be some.
@@ -168,7 +169,7 @@ class RowBranch:
         count, free = self.scale.shape
         self.nodes = 0
         nothing = torch.zeros(count)
-        start = _Leaves(
+        start = Leaves(
             torch.arange(count),
             torch.zeros(count, free, dtype=torch.int8),
             torch.full((count, free), 0.5),
@@ -181,7 +182,7 @@ class RowBranch:
         self.lower = self._exact_bounds(self.roots)
         self.proved = self.lower > 0
 
-    def points(self, leaves: _Leaves | None = None) -> Tensor:
+    def points(self, leaves: Leaves | None = None) -> Tensor:
         """(N, n) images at which the relaxations of leaves (of the roots) are least."""
         with torch.no_grad():
             signs = -self.fast.lower(self.roots if leaves is None else leaves, self.scale)[1].sign()
@@ -255,7 +256,7 @@ class RowBranch:
             sizes[:, :begin] += _PASSED * passed @ fast.forms[layer][:, fast.n :].abs()
         return sizes + _SMALLEST
 
-    def _worst(self, leaves: _Leaves) -> tuple[Tensor, Tensor]:
+    def _worst(self, leaves: Leaves) -> tuple[Tensor, Tensor]:
         """Places of each form's worst leaves, as many forms as there are sharing a round; and their ranks from 0."""
         order = leaves.bound.argsort()
         order = order[leaves.owner[order].argsort(stable=True)]
@@ -265,7 +266,7 @@ class RowBranch:
         taken = rank < max(4, _ROUND // forms)
         return order[taken], rank[taken]
 
-    def _halves(self, taken: _Leaves) -> _Leaves:
+    def _halves(self, taken: Leaves) -> Leaves:
         """Both halves of leaves, with their slopes; the cut ReLU's multiplier begins at 0."""
         index = torch.arange(len(taken)).repeat(2)
         both = taken.take(index)
@@ -274,7 +275,7 @@ class RowBranch:
         both.theta[place, both.cut] = 0.0
         return both
 
-    def _unproved(self, leaves: _Leaves) -> _Leaves:
+    def _unproved(self, leaves: Leaves) -> Leaves:
         """Leaves without those that float64 proves positive; the others stay, whatever float32 says."""
         good = (leaves.bound > _MARGIN).nonzero()[:, 0]
         if not len(good):
@@ -283,21 +284,23 @@ class RowBranch:
         leaves.bound[good] = exact.to(leaves.bound.dtype).clamp_max(_MARGIN)
         return leaves.without(good[exact > 0])
 
-    def _exact_bounds(self, leaves: _Leaves) -> Tensor:
+    def _exact_bounds(self, leaves: Leaves) -> Tensor:
         """(N,) proved bounds, in float64 with all rounding charged."""
         with torch.no_grad():
             found = [self.exact.lower(leaves.take(block), self.scale)[0] for block in _blocks(len(leaves))]
-        return torch.maximum(torch.cat([leaves.sure[:0], *found]), leaves.sure)
+        exact = torch.cat([leaves.sure[:0], *found])
+        # A sum that overflowed proves nothing.
+        return torch.maximum(torch.where(exact.isnan(), -torch.inf, exact), leaves.sure)
 
     def _bound(
         self,
-        leaves: _Leaves,
+        leaves: Leaves,
         *,
         steps: int = _STEPS,
         rate: float = 0.25,
         decay: float = 0.75,
         deadline: float = float("inf"),
-    ) -> _Leaves:
+    ) -> Leaves:
         """Climb slopes and multipliers of leaves, and choose their next cuts. After the deadline: one step each."""
         # A bound of many steps counts as the nodes that its time would have bounded.
         self.nodes += len(leaves) * max(1, steps // _STEPS)
@@ -305,9 +308,9 @@ class RowBranch:
         for block in _blocks(len(leaves)):
             late = time.thread_time() > deadline
             found.append(self._climb(leaves.take(block), 1 if late else steps, rate, decay))
-        return _Leaves(*(torch.cat([getattr(f, name) for f in found]) for name in _Leaves.__slots__))
+        return Leaves(*(torch.cat([getattr(f, name) for f in found]) for name in Leaves.__slots__))
 
-    def _climb(self, leaves: _Leaves, steps: int, rate: float, decay: float) -> _Leaves:
+    def _climb(self, leaves: Leaves, steps: int, rate: float, decay: float) -> Leaves:
         open_ = leaves.signs == 0
         theta = leaves.theta
         best, best_theta = torch.full((len(leaves),), -torch.inf), theta
@@ -326,7 +329,7 @@ class RowBranch:
             theta = torch.where(open_, theta.clamp_max(1.0), theta)
         scale = self.scale[leaves.owner]
         gap, cut = torch.where(open_, best_gap + 1e-9 * scale, -1.0).max(1)
-        return _Leaves(leaves.owner, leaves.signs, best_theta, torch.maximum(best, leaves.bound), cut, gap, leaves.sure)
+        return Leaves(leaves.owner, leaves.signs, best_theta, torch.maximum(best, leaves.bound), cut, gap, leaves.sure)
 
 
 def _blocks(count: int) -> list[Tensor]:

@@ -13,7 +13,7 @@ from torch import nn
 from robustest.bounds.branch import prove_region
 from robustest.bounds.branch_compact import Affine, CompactForm
 from robustest.bounds.branch_layers import prove_layers
-from robustest.bounds.branch_rows import RowBranch, _Leaves
+from robustest.bounds.branch_rows import Leaves, RowBranch
 from robustest.bounds.crown import margin_bounds, margin_rows
 from robustest.bounds.graph import BoundGraph
 from robustest.bounds.reading import read_torch
@@ -22,8 +22,9 @@ from robustest.bounds.substitute import Intervals
 from robustest.classifiers.spec import InputSpec
 
 from .random_nets import random_network
-from .test_planted import KINDS, RADIUS, load
+from .test_planted import load
 from .test_verify_mnist import network, questions
+from .train_planted import KINDS, RADIUS
 
 GRAY = InputSpec("NCHW", "gray")
 FOREVER = 1e9
@@ -105,7 +106,7 @@ def test_forms_are_the_network_and_every_leaf_bounds_what_it_covers(seed: int) -
     theta[::5] = torch.where(open_, theta.round(), 0.0)[::5]
     owner = torch.from_numpy(rng.integers(0, rows.shape[1], len(points)))
     nothing = torch.zeros(len(points))
-    leaves = _Leaves(owner, sign, theta, nothing, nothing.long(), nothing, nothing.double() - torch.inf)
+    leaves = Leaves(owner, sign, theta, nothing, nothing.long(), nothing, nothing.double() - torch.inf)
     bound = tree.exact.lower(leaves, tree.scale)[0]
     assert bool((bound <= lowest.gather(1, owner[:, None])[:, 0]).all())
 
@@ -164,7 +165,8 @@ def test_small_networks_are_decided_on_both_sides_of_the_truth(seed: int) -> Non
 def test_a_planted_image_is_never_proved_away(index: int) -> None:
     _, graph, image, _ = load(index)
     region = Region.ball(torch.from_numpy(image)[None], "linf", RADIUS)
-    assert not prove_region(graph, region, 0, seconds=FOREVER, domains=5000).proved
+    first = margin_bounds(graph, region, 0)
+    assert not prove_layers(graph, region, 0, first.intervals, seconds=FOREVER, most=5000).proved
 
 
 def test_what_is_looked_at_lies_in_the_box_and_ends_the_search() -> None:
