@@ -21,7 +21,8 @@ from robustest.results import Edits, Scores
 
 # glibc's mallopt: memory that a layer frees is handed to the next one, not to the kernel, which would have to clear it
 # again, page by page; that takes as long as a small network's arithmetic. Half a gigabyte may lie idle.
-_KEPT = {-3: 1 << 29, -1: 1 << 29}  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD: bytes
+_MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1  # names of its options
+_KEPT, _MOST_OF_OLD = 1 << 29, 32 << 20  # bytes; before glibc 2.35 it takes no more than the second
 
 _SMALLER, _CHECKS = (8, 16), 2  # images a call in place of a full batch; times that such a size must give the same bits
 
@@ -105,9 +106,9 @@ def _keep_memory() -> None:
     """Have this process keep what is freed, where its allocator is glibc's."""
     if sys.platform == "linux":
         with suppress(OSError, AttributeError):  # another C library
-            allocator = ctypes.CDLL(None)
-            for option, size in _KEPT.items():
-                allocator.mallopt(option, size)
+            set_option = ctypes.CDLL(None).mallopt
+            if set_option(_MMAP_THRESHOLD, _KEPT) or set_option(_MMAP_THRESHOLD, _MOST_OF_OLD):
+                set_option(_TRIM_THRESHOLD, _KEPT)
 
 
 @contextmanager
