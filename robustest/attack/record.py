@@ -101,7 +101,7 @@ class Record:
         if not len(margins):
             return
         self.memory.add(keys, margins)
-        lowest = float(margins.min())
+        lowest = float(np.minimum.reduce(margins))
         self.lowest = min(self.lowest, lowest)
         if lowest < 0:
             flips = np.flatnonzero(margins < 0)

@@ -120,8 +120,7 @@ class Beliefs:
             noise: variance of what else moved the margin, relative to the edit's own prior variance.
         """
         if fast():
-            squares = self._learn_compiled(cells, colours, drops, noise)
-            self._surprise += float(squares.sum())
+            self._surprise += float(np.add.reduce(self._learn_compiled(cells, colours, drops, noise)))
             self._count += len(drops)
             return
         own = self.deviation[colours, cells].astype(np.float64)
@@ -159,7 +158,7 @@ class Beliefs:
         return search_kernels.learn(
             cells,
             colours,
-            np.ascontiguousarray(drops),
+            drops if drops.flags.c_contiguous else drops.copy(),
             np.float32(noise),
             self.mean,
             self.deviation,
@@ -173,8 +172,6 @@ class Beliefs:
             self.grid.near,
             self._floor,
             self.grid.middle,
-            np.zeros(self.mean.shape, np.float32),
-            np.zeros(self.mean.shape, np.float32),
             self._told,
             self._heard,
             self._region,
@@ -222,9 +219,9 @@ class Beliefs:
         self._energy += np.bincount(phases, drops**2, PERIOD**2)
         self._expected += np.bincount(phases, size, PERIOD**2)
         mean = self._energy.sum() / self._expected.sum()
-        some = 4 * size.mean()  # as if four edits of every phase had been ordinary
+        some = 4 * (np.add.reduce(size) / np.float32(len(size)))  # as if four edits of every phase had been ordinary
         share = (self._energy + some * mean) / ((self._expected + some) * mean + 1e-30)
-        factor = np.sqrt(np.clip(share, 0.01, 4)).astype(np.float32)
+        factor = np.sqrt(np.minimum(np.maximum(share, 0.01), 4)).astype(np.float32)
         change = (factor / self._factor)[self.grid.phase]
         self.deviation *= change
         self.size = self.size * change

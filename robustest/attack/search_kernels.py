@@ -38,8 +38,6 @@ def learn(
     near: Floats,
     floor: np.float32,
     middle: int,
-    gain: Floats,
-    share: Floats,
     told: Doubles,
     heard: Doubles,
     region: NDArray[np.int32],
@@ -47,13 +45,13 @@ def learn(
     """`Beliefs.learn` on (V, cells) arrays, all but the surprise's sum: (N,) its relative squares are returned.
 
     norm: (V, cells) of each edit's colour change. table, base, seen: see `Palette`.
-    gain, share: (V, cells) of zeros, overwritten.
     """
     count, width, kinds = len(cells), len(offsets), mean.shape[0]
     squares = np.empty(count, np.float64)
     weight = np.empty(count, np.float32)
     explained = np.empty(count, np.float32)
     factor = np.empty(count, np.float32)
+    gain, share = np.zeros(mean.shape, np.float32), np.zeros(mean.shape, np.float32)
     rest = _ONE - floor
     channels, own_colours = base.shape[1], table.shape[1] > 1
     along = np.empty((count, channels), np.float32)

@@ -92,7 +92,7 @@ def fresh_swaps(
 ) -> Swaps | None:
     """Of at most `count` swaps of a state's edits the first `most` that were not asked about; None where there is none."""
     noise, factor = beliefs.noise(optimism)
-    weight = np.cumsum(np.exp((ahead.need.min() - ahead.need) / ahead.softness))
+    weight = np.exp((np.minimum.reduce(ahead.need) - ahead.need) / ahead.softness).cumsum()
     if fast() and ahead.useless is None and count <= FEW:
         state = ahead.state
         found, cells, colours, added_cells, added_colours, places, single = search_swap_kernels.fresh_swaps(
