@@ -29,8 +29,10 @@ from robustest.bounds.graph import BoundGraph
 from robustest.bounds.region import Region
 from robustest.bounds.rounding import OUTWARD, U64, gamma
 
-_ROWS = 256
-"""Forms pushed through the whole network at once."""
+_ENTRIES = 1_500_000
+"""Numbers in a block of forms that are pushed through the whole network at once: larger ones are slower."""
+_DEAREST = 4_000_000_000
+"""Products that pushing the undecided entries of one map through the whole network may take, where intervals are known."""
 _EARLY = 2
 """Activations from the image on that keep their secants in every pass; radii grow with each, so later ones get lines."""
 
@@ -127,7 +129,7 @@ class CentredBounds:
                 if known is not None and at in known:
                     lower, upper = torch.maximum(lower, known[at][0]), torch.minimum(upper, known[at][1])
                 if at in self._read_by_activation and at > 1 and time.thread_time() < deadline:
-                    lower, upper = self._tighten(at, state, lower, upper, deadline)
+                    lower, upper = self._tighten(at, state, lower, upper, deadline, at in (known or {}))
             state.lower.append(torch.minimum(lower, base[at]))
             state.upper.append(torch.maximum(upper, base[at]))
             changes.append((state.lower[at] - base[at], state.upper[at] - base[at]))
@@ -157,9 +159,12 @@ class CentredBounds:
         return base + middle - half * OUTWARD - noise, base + middle + half * OUTWARD + noise
 
     def _tighten(
-        self, at: int, state: Analysis, lower: Tensor, upper: Tensor, deadline: float
+        self, at: int, state: Analysis, lower: Tensor, upper: Tensor, deadline: float, is_known: bool
     ) -> tuple[Tensor, Tensor]:
-        """Bounds of a node that an activation reads, by pushing its entries back to the image."""
+        """Bounds of a node that an activation reads, by pushing its entries back to the image.
+
+        A map of a large network is left as it is where that would take too long and other bounds of it are known.
+        """
         cone = self._cone(at)
         if cone is not None:
             ones = torch.eye(cone.index[at].shape[1], dtype=torch.float64)[None, None]
@@ -169,11 +174,14 @@ class CentredBounds:
             return torch.maximum(lower, state.base[at] + least), torch.minimum(upper, state.base[at] - most)
         wanted = (lower < 0) & (upper > 0) if self._kinks_at_zero(at) else lower < upper
         wanted_rows = wanted.any(0).nonzero()[:, 0]
+        if is_known and len(self.graph.nodes[at].shape) == 3 and len(wanted_rows) * self._products(at) > _DEAREST:
+            return lower, upper
         lower, upper = lower.clone(), upper.clone()
-        for start in range(0, len(wanted_rows), _ROWS):
+        block = max(16, min(256, _ENTRIES // max(node.size for node in self.graph.nodes[: at + 1])))
+        for start in range(0, len(wanted_rows), block):
             if time.thread_time() > deadline:
                 break
-            rows = wanted_rows[start : start + _ROWS]
+            rows = wanted_rows[start : start + block]
             forms = torch.zeros(1, len(rows), self.graph.nodes[at].size, dtype=torch.float64)
             forms[0, torch.arange(len(rows)), rows] = 1.0
             forms = forms.expand(state.region.batch, -1, -1)
@@ -183,6 +191,10 @@ class CentredBounds:
             lower[:, rows] = torch.maximum(lower[:, rows], base + least)
             upper[:, rows] = torch.minimum(upper[:, rows], base - most)
         return lower, upper
+
+    def _products(self, at: int) -> int:
+        """Products of one pass from a node to the image, at most."""
+        return sum(node.op.terms * node.op.n_out for node in self.graph.nodes[: at + 1] if node.op is not None)
 
     def _late(self, at: int) -> frozenset[int]:
         """The activations before a node that passes from it meet with CROWN's line."""

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from robustest.attack.find import find_adversarial
+from robustest.bounds.alpha import optimise
 from robustest.bounds.branch import prove_region
 from robustest.bounds.centred import CentredBounds
 from robustest.bounds.certificate import Certificate, ball_claim, sparse_claim
@@ -29,7 +30,7 @@ from robustest.bounds.drift import ExecutionDrift
 from robustest.bounds.graph import BoundGraph
 from robustest.bounds.guarantee import Bound, Bracket, Guarantee, Norm, Witness
 from robustest.bounds.jacobian import exact_scores, gradient_intervals
-from robustest.bounds.lipschitz import Lipschitz, eclipse_constant, product_constant, rates_of
+from robustest.bounds.lipschitz import Lipschitz, eclipse_constant, least_rate, product_constant, rates_of
 from robustest.bounds.radius import largest_radius
 from robustest.bounds.region import Region
 from robustest.bounds.rounding import OUTWARD, U32
@@ -53,6 +54,22 @@ _QUERIES = 1000
 """Images that the game's search may score for an upper end in L0."""
 _DEAREST: tuple[Norm, ...] = ("linf", "l2", "l1", "l0", "l0_dims")
 """In the order in which one bound costs more."""
+
+
+_STEP = 0.03
+"""Relative step by which optimised slopes are asked to raise a radius at first."""
+_ASCENT = 30
+"""Steps in which the slopes are optimised then."""
+_MANY = 20_000
+"""Neurons beyond which radii are tried from small ones on, where a bound takes a fraction of the time."""
+_WORTHLESS = 1e-3
+"""Share of the upper end below which a global constant's radius is not worth its computation in such networks."""
+_SMALL = 0.04
+"""Share of the first radius that is tried instead in such networks."""
+_GROWTH = 3.0
+"""Most that the next radius is of the largest proved in such networks."""
+_WIDER = 5.0
+"""The radius tried first in L2 and L1 in such networks, of the one proved in Linf and L2."""
 
 
 _FIRST: dict[Norm, float] = {"linf": 0.5, "l2": 0.5, "l1": 0.4}
@@ -126,8 +143,18 @@ class Checker:
         with torch.no_grad():
             box = Region.box_of(torch.zeros(1, self.graph.n_inputs), torch.ones(1, self.graph.n_inputs))
             wide = propagate(self.graph, box, crown=False)
-            rows = margin_rows(self.graph.n_classes, torch.arange(self.graph.n_classes))[0].flatten(0, 1)
+            classes = self.graph.n_classes
+            if self.graph.n_neurons > _MANY:
+                # Of single scores, of which a margin is two: there are far fewer.
+                alone = gradient_intervals(self.graph, wide, torch.eye(classes, dtype=torch.float64)[None])[2]
+                return 2 * float(alone.max()) * OUTWARD
+            rows = margin_rows(classes, torch.arange(classes))[0].flatten(0, 1)
             return float(gradient_intervals(self.graph, wide, rows[None])[2].max()) * OUTWARD
+
+    @cached_property
+    def least_rate(self) -> float:
+        """About how fast scores can change in L2 at least, by the layers' norms."""
+        return least_rate(self.graph)
 
     def bracket(
         self,
@@ -157,24 +184,32 @@ class Checker:
         ordered = sorted(norms, key=_DEAREST.index)
         balls = [n for n in ordered if n not in _COUNTS]
         # Attacks take a fixed number of steps, seldom their share; what they leave goes to the others.
-        clock = _Clock(begin + seconds, [0.5] * len(norms) + [2.0] * (len(norms) + ("linf" in norms)))
+        # Few pixels may move anywhere, and slopes take many bounds: large networks have little time for either.
+        large = self.graph.n_neurons > _MANY
+        rest = [n for n in norms if n in _COUNTS] + ["slopes"] * ("linf" in norms)
+        weights = [2.0] * len(balls) + [0.4 if large else 2.0] * len(rest)
+        clock = _Clock(begin + seconds, [0.5] * len(norms) + weights)
         uppers = {n: self._upper(image, label, n, (witnesses or {}).get(n, ()), clock.next()) for n in norms}
         point = torch.from_numpy(image).reshape(1, -1).double()
         lowers: dict[Norm, Bound | None] = {}
         first = 0.8
         for norm in balls:
             above = uppers[norm]
-            bound = self._radius(point, label, norm, above, first * _FIRST[norm], (clock.next(), clock.end))
+            guess = first * _FIRST[norm]
+            if large:
+                smaller = max((b.value for b in lowers.values() if b is not None), default=0.0)
+                guess = _WIDER * smaller / above.value if smaller and above is not None else guess * _SMALL
+            bound = self._radius(point, label, norm, above, guess, (clock.next(), clock.end))
             if norm == "linf" and above is not None and bound.value > 0:
                 first = min(1.0, bound.value / above.value)
             lowers[norm] = bound
         for norm in norms:
             if norm in _COUNTS:
                 lowers[norm], uppers[norm] = self._count(image, label, norm, uppers[norm], clock.next(), branch)
-        if "linf" in norms and branch:
-            lowers["linf"], uppers["linf"] = self._branch(
-                image, label, lowers["linf"], uppers["linf"], clock.next() - time.thread_time()
-            )
+        if "linf" in norms:
+            improve = self._branch if branch else self._sloped
+            left = clock.next() - time.thread_time()
+            lowers["linf"], uppers["linf"] = improve(image, label, lowers["linf"], uppers["linf"], left)
         _share(lowers)
         uppers = {n: self._least(image, n, uppers) for n in norms}
         return {n: Bracket(n, lowers[n], uppers[n], _note(lowers[n], uppers[n])) for n in norms}
@@ -218,7 +253,7 @@ class Checker:
         """
         with torch.no_grad():
             crown = None
-            if region.norm != "l1":
+            if region.norm != "l1" or self.graph.n_neurons > _MANY:
                 crown = margin_bounds(self.graph, region, label, executed=self.executed, deadline=deadline)
             if region.norm == "linf":
                 assert crown is not None
@@ -247,9 +282,12 @@ class Checker:
         channels = self.graph.input_shape[2]
         scores, error = exact_scores(self.graph, point)
         best = self._bound(0.0, "score gap", begin)
-        for constant in self.constants(norm):
+        top = upper.value if upper is not None else _diameter(point.shape[1], norm)
+        least = _WORTHLESS * top if self.graph.n_neurons > _MANY else 0.0
+        hopeless = norm == "l2" and float(scores.max() - scores.min()) < least * self.least_rate
+        for constant in () if hopeless else self.constants(norm):
             value = constant.radius(scores[0], label, float(error.max()))
-            if value <= best.value:
+            if value <= max(best.value, least):
                 continue
             lost = self.rounding
             if self.executed and norm == "l2":
@@ -257,15 +295,20 @@ class Checker:
             value = constant.radius(scores[0], label, float(error.max()) + lost / 2)
             if value > best.value:
                 best = self._bound(value, constant.method, begin)
-        top = upper.value if upper is not None else _diameter(point.shape[1], norm)
+        proved = False
 
         def gap(eps: float) -> float:
+            nonlocal proved
             region = Region.ball(point, norm, eps, channels=channels)
-            return float(self.margins(region, label, deadline=until[1]).min())
+            end = until[0] + 0.1 * (until[1] - until[0]) if proved else until[1]
+            value = float(self.margins(region, label, deadline=end).min())
+            proved = proved or value > 0
+            return value
 
         gaps = scores[0, label] - scores[0]
         start = float(torch.cat([gaps[:label], gaps[label + 1 :]]).min())
-        value = largest_radius(gap, top, start, first=first, deadline=until[0], latest=until[1])
+        growth = _GROWTH if self.graph.n_neurons > _MANY else math.inf
+        value = largest_radius(gap, top, start, first=first, growth=growth, deadline=until[0], latest=until[1])
         if value > best.value:
             best = self._bound(value, "CROWN" if norm == "linf" else "centred bounds and CROWN", begin)
             best = replace(best, certificate=self._certificate(point, label, ball_claim(norm, value), best.method))
@@ -323,6 +366,47 @@ class Checker:
             point, claim = torch.from_numpy(image), sparse_claim(norm, int(found.lower) - 1)
             bound = replace(bound, certificate=self._certificate(point, label, claim, bound.method, last.tree))
         return bound, upper
+
+    def _sloped(
+        self, image: NDArray[np.float32], label: int, lower: Bound | None, upper: Witness | None, seconds: float
+    ) -> tuple[Bound | None, Witness | None]:
+        """Raise a proven Linf radius by optimised slopes alone, in small steps: large ones seldom succeed."""
+        begin = time.thread_time()
+        point = torch.from_numpy(image).reshape(1, -1).double()
+        assert lower is not None
+        best, step, dearest = lower, _STEP, 0.0
+        while best.value > 0 and step >= _STEP / 4:
+            left = seconds - (time.thread_time() - begin)
+            radius = best.value * (1 + step)
+            if left <= dearest or (upper is not None and radius >= upper.value):
+                break
+            started = time.thread_time()
+            region = Region.ball(point, "linf", radius, channels=self.graph.input_shape[2])
+            if self._slopes_prove(region, label, left):
+                best = self._bound(radius, "CROWN with optimised slopes", begin)
+            else:
+                step /= 2
+            dearest = max(dearest, time.thread_time() - started)
+        return best, upper
+
+    def _slopes_prove(self, region: Region, label: int, seconds: float) -> bool:
+        """Whether CROWN proves a region, with slopes optimised for the rivals that need it, intermediate ones too."""
+        with torch.no_grad():
+            plain = margin_bounds(self.graph, region, label, executed=self.executed)
+        hard = plain.rivals[plain.lower <= 0]
+        if len(hard) == 0:
+            return True
+        found = optimise(
+            self.graph,
+            region,
+            torch.tensor([label]),
+            rivals=hard[None],
+            steps=_ASCENT,
+            executed=self.executed,
+            known=plain.intervals,
+            seconds=seconds,
+        )
+        return bool(found.proved[0])
 
     def _branch(
         self, image: NDArray[np.float32], label: int, lower: Bound | None, upper: Witness | None, seconds: float

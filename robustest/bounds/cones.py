@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 
 from robustest.bounds.graph import BoundGraph
-from robustest.bounds.ops import Gather, Scale
+from robustest.bounds.ops import Conv, Gather, Scale
 
 _LARGEST = 6_000_000
 """Matrix entries that a cone may hold."""
 _DEAREST = 600_000_000
-"""Entries that may be computed to find the windows of one operator."""
+"""Entries that may be computed to find what one operator without windows reads."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,17 +118,19 @@ def build_cone(graph: BoundGraph, target: int) -> Cone | None:
             elif node.op is None or isinstance(node.op, Scale):
                 found.read(parent, found.sets[at])
             else:
-                if sum(len(s) for s in found.sets[at]) * node.op.n_in > _DEAREST:
+                if not isinstance(node.op, Conv) and sum(map(len, found.sets[at])) * node.op.n_in > _DEAREST:
                     return None
-                blocks = [_block(graph, at, rows) for rows in found.sets[at]]
-                found.entries += sum(matrix.numel() for _, matrix in blocks)
-                if found.entries > _LARGEST:
-                    return None
+                blocks = []
+                for rows in found.sets[at]:
+                    blocks.append(_block(graph, at, rows))
+                    found.entries += blocks[-1][1].numel()
+                    if found.entries > _LARGEST:
+                        return None
                 found.blocks[at, parent] = blocks
                 found.read(parent, [reads for reads, _ in blocks])
-    rows = graph.nodes[target].size
-    whole_cost = rows * sum(n.op.terms * n.op.n_out for n in (graph.nodes[at] for at in order) if n.op is not None)
-    if found.entries * (rows // len(found.sets[target])) > whole_cost:
+    count = graph.nodes[target].size
+    whole_cost = count * sum(n.op.terms * n.op.n_out for n in (graph.nodes[at] for at in order) if n.op is not None)
+    if found.entries * (count // len(found.sets[target])) > whole_cost:
         return None
     channels = graph.input_shape[2]
     pixels = _padded([torch.unique(s // channels) for s in found.sets[0]], graph.n_inputs // channels)
@@ -162,6 +164,8 @@ def _block(graph: BoundGraph, at: int, rows: Tensor) -> tuple[Tensor, Tensor]:
     """Which entries of its parent some rows of an operator read, and the matrix between them."""
     op = graph.nodes[at].op
     assert op is not None
+    if isinstance(op, Conv):
+        return op.rows_of(rows)
     chosen = torch.zeros(len(rows), op.n_out, dtype=torch.float64)
     chosen[torch.arange(len(rows)), rows] = 1.0
     matrix = op.backward(chosen)

@@ -27,7 +27,7 @@ from robustest.bounds.relax import relax
 from robustest.bounds.rounding import OUTWARD
 from robustest.bounds.substitute import Intervals, MiddleSlopes, Slopes, back_substitute, node_forms
 
-_CHUNK = 4_000_000
+_CHUNK = 1_000_000
 """Numbers in one block of forms: blocks that fit the cache are the fastest."""
 
 

@@ -20,8 +20,11 @@ import torch
 from torch import Tensor
 
 from robustest.bounds.errors import GraphMismatch
-from robustest.bounds.ops import Gather, LinearOp, Scale, Shape
-from robustest.bounds.rounding import FLUSH32, OUTWARD, U32, U64, gamma
+from robustest.bounds.ops import Conv, Dense, Gather, LinearOp, Scale, Shape
+from robustest.bounds.rounding import FLUSH32, OUTWARD, U32, U64, gamma, gammas
+
+_SPARE = 8
+"""Roundings that every operator is charged beyond its summands: of its products, and of weights that were folded."""
 
 ActivationKind = Literal["relu", "sigmoid", "tanh"]
 
@@ -149,6 +152,9 @@ class BoundGraph:
     def node_error(self, index: int, reach: Sequence[Tensor], *, unit: float) -> Tensor:
         """(N, size) most that a node's execution and this program's use of it can round away.
 
+        What a matrix or a convolution rounds grows with the number of its summands; inputs that are 0 wherever the
+        intervals hold (ReLUs that never open) are exact zeros in whatever order a sum is taken, and are not counted.
+
         Args:
             index: of the node.
             reach: per parent (N, size) bound on the absolute values.
@@ -156,22 +162,29 @@ class BoundGraph:
         """
         node = self.nodes[index]
         magnitude = node.op.magnitude(reach[0]) if node.op is not None else torch.stack(list(reach)).sum(0)
-        relative, absolute = self.error_rate(index, unit=unit)
-        return magnitude * relative + absolute
+        own, executed, absolute = self._rates(index, unit)
+        if executed and isinstance(node.op, Conv | Dense):
+            return magnitude * ((own + gammas(node.op.live_terms(reach[0]) + _SPARE, unit)) * OUTWARD) + absolute
+        return magnitude * ((own + executed) * OUTWARD) + absolute
 
     def error_rate(self, index: int, *, unit: float) -> tuple[float, float]:
-        """What `node_error` charges: a part relative to the summed magnitudes of a node's terms, and an absolute one."""
+        """What a node rounds at most: a part relative to the summed magnitudes of its terms, and an absolute one."""
+        own, executed, absolute = self._rates(index, unit)
+        return (own + executed) * OUTWARD, absolute
+
+    def _rates(self, index: int, unit: float) -> tuple[float, float, float]:
+        """Relative errors of this program's own use of a node and of its execution; the absolute error of either."""
         node = self.nodes[index]
         terms = (node.op.terms if node.op is not None else len(node.parents)) + self._fused_terms(index)
         if node.activation is not None:
             # Monotone functions of one number: their float64 value errs by less than 8 units.
             rate = node.activation.error32 if unit else 0.0
-            return (rate + 8 * U64, 0.0) if node.activation.kind == "relu" else (0.0, rate + 2.0**-48)
+            return (8 * U64, rate, 0.0) if node.activation.kind == "relu" else (0.0, 0.0, rate + 2.0**-48)
         own = gamma(node.size + terms + 4 * len(self.nodes) + 64, U64)
         if unit and node.single:
             unit = U32
-        executed = 0.0 if node.exact or isinstance(node.op, Gather) else gamma(terms + 8, unit)
-        return (own + executed) * OUTWARD, (terms + 8) * FLUSH32 if executed else 0.0
+        executed = 0.0 if node.exact or isinstance(node.op, Gather) else gamma(terms + _SPARE, unit)
+        return own, executed, (terms + _SPARE) * FLUSH32 if executed else 0.0
 
     def _fused_terms(self, index: int) -> int:
         """Summands that a runtime may sum up together with a scale's or a sum's own.

@@ -20,7 +20,7 @@ from torch import Tensor
 from robustest.bounds.graph import BoundGraph
 from robustest.bounds.guarantee import Guarantee
 from robustest.bounds.norms import InducedNorm, operator_norm, positive_definite, spectral_norm
-from robustest.bounds.ops import Dense, LinearOp
+from robustest.bounds.ops import Conv, Dense, LinearOp, Scale
 from robustest.bounds.rounding import OUTWARD, U64, gamma
 from robustest.errors import InvalidSetting
 
@@ -129,6 +129,28 @@ def _descent_rate(graph: BoundGraph, index: int, norms: list[float]) -> tuple[in
         most = (share * stretch * stretch - 1) * OUTWARD
         return source, (max(1.0, most) + (float(rest.norm()) * OUTWARD + slip) * stretch) * OUTWARD
     return None
+
+
+def least_rate(graph: BoundGraph) -> float:
+    """About the least that any product of L2 norms can be, at the cost of one small matrix a layer: an estimate.
+
+    Each convolution counts with the norm of its kernel's sum over places, which constant maps reach up to their edges,
+    and a join with its fastest branch. Says only whether a product of true norms is worth computing.
+    """
+    rates: list[float] = []
+    for node in graph.nodes:
+        rate = 1.0
+        if isinstance(node.op, Conv):
+            blocks = node.op.weight.sum((2, 3)).reshape(node.op.groups, -1, node.op.weight.shape[1])
+            rate = float(torch.linalg.matrix_norm(blocks, 2).max()) / math.sqrt(math.prod(node.op.stride))
+        elif isinstance(node.op, Dense):
+            rate = float(torch.linalg.matrix_norm(node.op.weight, 2))
+        elif isinstance(node.op, Scale):
+            rate = float(node.op.factor.abs().max())
+        elif node.activation is not None and node.activation.kind == "sigmoid":
+            rate = 0.25
+        rates.append(rate * max((rates[p] for p in node.parents), default=1.0))
+    return rates[-1]
 
 
 def pairwise(op: LinearOp, norm: InducedNorm) -> Tensor:

@@ -140,7 +140,7 @@ def _conv_gram_norm(kernel: Tensor) -> float:
         for size in reversed(scales):
             value = math.sqrt(value) * size * _ROUND
         best = min(best, math.sqrt(value) * _ROUND)
-        if step == _GRAM_STEPS - 1 or gram.numel() * gram.shape[0] * gram.shape[2] * gram.shape[3] > 3e9:
+        if step == _GRAM_STEPS - 1 or gram.numel() * gram.shape[0] * gram.shape[2] * gram.shape[3] > 5e8:
             break
         length = absolute_rows(gram)
         size = 2.0 ** math.ceil(math.log2(max(length, 1e-300)))

@@ -55,6 +55,14 @@ class LinearOp(ABC):
         """(N, n_out) of `|A| reach + |constant|`: what its rounding is relative to."""
         return self.forward(reach, absolute=True) + self.constant.abs()
 
+    def live_terms(self, reach: Tensor) -> Tensor:
+        """(N, n_out) or (N, 1): most summands of an output that can differ from 0 (its constant among them).
+
+        Args:
+            reach: (N, n_in) bound on the absolute values of the inputs; an input of reach 0 adds nothing, exactly.
+        """
+        return torch.full((len(reach), 1), float(self.terms), dtype=torch.float64)
+
     @cached_property
     def is_finite(self) -> bool:
         """Whether every stored number is finite."""
@@ -94,6 +102,10 @@ class Dense(LinearOp):
     def backward(self, rows: Tensor, *, absolute: bool = False) -> Tensor:
         """See `LinearOp`."""
         return rows @ (self._absolute if absolute else self.weight)
+
+    def live_terms(self, reach: Tensor) -> Tensor:
+        """See `LinearOp`."""
+        return (reach > 0).sum(1, keepdim=True).to(torch.float64) + 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,6 +183,16 @@ class Conv(LinearOp):
             return rows @ self._matrix[absolute]
         return self._transpose(rows, self._absolute if absolute else self.weight)
 
+    def live_terms(self, reach: Tensor) -> Tensor:
+        """See `LinearOp`."""
+        groups, (outputs, _, tall, broad) = self.groups, self.weight.shape
+        live = (reach > 0).to(torch.float64).reshape(len(reach) * groups, -1, *self.in_shape[1:]).sum(1, keepdim=True)
+        top, left, bottom, right = self.pads
+        ones = torch.ones(1, 1, tall, broad, dtype=torch.float64)
+        count = F.conv2d(F.pad(live, (left, right, top, bottom)), ones, None, self.stride, 0, self.dilation)
+        count = count.reshape(len(reach), groups, 1, -1).expand(-1, -1, outputs // groups, -1)
+        return count.reshape(len(reach), -1) + 1
+
     def _transpose(self, rows: Tensor, weight: Tensor) -> Tensor:
         full = self._transposed(rows.reshape(-1, *self.out_shape), weight)
         top, left = self.pads[:2]
@@ -195,6 +217,28 @@ class Conv(LinearOp):
                 matrix = self._transposed(rows, self.weight).flatten(1)
             self._window_matrices[high, wide] = matrix
         return self._window_matrices[high, wide]
+
+    def rows_of(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Some rows (R,) of the operator as a matrix: the F inputs that they read, in rising order, and (R, F) weights."""
+        channels, height, width = self.in_shape
+        _, high, wide = self.out_shape
+        per_group, tall, broad = self.weight.shape[1:]
+        out = rows // (high * wide)
+        top = rows // wide % high * self.stride[0] - self.pads[0]
+        left = rows % wide * self.stride[1] - self.pads[1]
+        channel = (out // (self.weight.shape[0] // self.groups) * per_group)[:, None] + torch.arange(per_group)
+        row = top[:, None] + torch.arange(tall) * self.dilation[0]
+        column = left[:, None] + torch.arange(broad) * self.dilation[1]
+        entry = (channel[:, :, None, None] * height + row[:, None, :, None]) * width + column[:, None, None, :]
+        inside = ((row >= 0) & (row < height))[:, None, :, None] & ((column >= 0) & (column < width))[:, None, None, :]
+        inside = inside.expand_as(entry)
+        reads = torch.unique(entry[inside])
+        slot = torch.zeros(channels * height * width, dtype=torch.int64)
+        slot[reads] = torch.arange(len(reads))
+        matrix = torch.zeros(len(rows), len(reads), dtype=torch.float64)
+        owner = torch.arange(len(rows))[:, None, None, None].expand_as(entry)
+        matrix[owner[inside], slot[entry[inside]]] = self.weight[out][inside]
+        return reads, matrix
 
     def windows_backward(self, windows: Tensor) -> Tensor:
         """(N, O, h, w) forms on a window of the output to (N, C, h', w') on the window of padded input under it."""

@@ -19,6 +19,7 @@ def largest_radius(
     *,
     tolerance: float = _TOLERANCE,
     first: float = _FIRST,
+    growth: float = math.inf,
     deadline: float = math.inf,
     latest: float = math.inf,
 ) -> float:
@@ -33,6 +34,7 @@ def largest_radius(
         start: the gap at radius 0.
         tolerance: relative width at which to stop.
         first: share of `top` tried first.
+        growth: no radius is tried beyond this many times the largest that is proved: where larger ones cost more.
         deadline: of this thread's CPU time, after which no evaluation begins once something is proved.
         latest: the same, whether something is proved or not.
     """
@@ -45,7 +47,9 @@ def largest_radius(
         if high - low <= tolerance * high or high < 1e-9 * top or time.thread_time() > (deadline if low else latest):
             break
         width = high - low
-        middle = min(max(guess, low + 0.02 * width), high - 0.02 * width)
+        middle = min(guess, high - 0.02 * width)
+        if low > 0:
+            middle = min(max(middle, low + 0.02 * width), growth * low)
         value = gap(middle)
         if value > 0:
             low = middle

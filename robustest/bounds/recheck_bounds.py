@@ -163,11 +163,14 @@ def _noise(layer: Layer, reach: Sequence[Array]) -> Array:
         mass = layer.mass if len(layer.mass) else np.abs(layer.bias)
         size = abs(layer.matrix) @ reach[0] + mass
         terms = layer.terms + 4
+        # A product with an exact 0 takes no part in any rounding; nine are for the bias, the products and folded weights.
+        adds = (layer.matrix != 0) @ (reach[0] != 0).astype(np.float64) + 9 if layer.sums else terms
     else:
         size, terms = np.sum(reach, axis=0), layer.terms
+        adds = terms
         if layer.leak == 0.0:
             return np.zeros_like(size)
-    executed = terms * _U32 / (1 - terms * _U32)
+    executed = adds * _U32 / (1 - adds * _U32)
     own = 16 * (terms + layer.size + 100) * _U64
     return np.asarray(size * (executed + own) * _UP + terms * _FLUSH)
 

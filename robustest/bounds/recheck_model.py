@@ -30,6 +30,7 @@ class Layer:
     matrix, bias: of an affine layer, else None. leak: slope below zero of a ReLU, else None; neither: a sum.
     mass: what the bias was computed from, for its rounding; its own size where empty.
     terms: roundings of one output of the executed layer at most.
+    sums: each output is one sum of products, so that entries of the matrix that meet an exact 0 round nothing.
     """
 
     inputs: tuple[int, ...]
@@ -39,6 +40,7 @@ class Layer:
     mass: Array = field(default_factory=lambda: np.zeros(0))
     leak: float | None = None
     terms: int = 1
+    sums: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +142,8 @@ class _Reader:
     def _affine(self, at: int, matrix: Any, bias: Array, terms: int | None = None) -> int:
         csr = sparse.csr_matrix(matrix)
         most = int(np.diff(csr.indptr).max(initial=0)) + 2 if terms is None else terms
-        return self._add(Layer((at,), csr.shape[0], csr, np.asarray(bias, np.float64), terms=most))
+        values = np.asarray(bias, np.float64)
+        return self._add(Layer((at,), csr.shape[0], csr, values, terms=most, sums=terms is None))
 
     def _joined(self, *read: int) -> int:
         """Roundings of the sums right before, of which a runtime that fuses layers makes one sum with what follows."""

@@ -11,6 +11,9 @@ from __future__ import annotations
 
 import math
 
+import torch
+from torch import Tensor
+
 U32 = 2.0**-24
 U64 = 2.0**-53
 TINY32 = 2.0**-149
@@ -28,6 +31,12 @@ def gamma(terms: int, unit: float) -> float:
     if product >= 0.5:
         return math.inf
     return product / (1.0 - product) * (1.0 + 8 * U64)
+
+
+def gammas(terms: Tensor, unit: float) -> Tensor:
+    """`gamma` of many numbers of terms at once."""
+    product = terms * unit
+    return torch.where(product < 0.5, product / (1.0 - product) * (1.0 + 8 * U64), math.inf)
 
 
 def up(value: float) -> float:
