@@ -21,8 +21,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from robustest.attack.find import find_adversarial
-from robustest.bounds.alpha import optimise
-from robustest.bounds.branch import prove_region
 from robustest.bounds.centred import CentredBounds
 from robustest.bounds.certificate import Certificate, ball_claim, sparse_claim
 from robustest.bounds.crown import margin_bounds, margin_rows, propagate
@@ -30,6 +28,7 @@ from robustest.bounds.drift import ExecutionDrift
 from robustest.bounds.graph import BoundGraph
 from robustest.bounds.guarantee import Bound, Bracket, Guarantee, Norm, Witness
 from robustest.bounds.jacobian import exact_scores, gradient_intervals
+from robustest.bounds.linf import LinfRaiser
 from robustest.bounds.lipschitz import Lipschitz, eclipse_constant, least_rate, product_constant, rates_of
 from robustest.bounds.radius import largest_radius
 from robustest.bounds.region import Region
@@ -38,7 +37,6 @@ from robustest.bounds.sparse_branch import sparse_distance
 from robustest.bounds.witness import (
     Scorer,
     distance,
-    find_in_box,
     find_witness,
     nearest_of,
     pull_back,
@@ -56,10 +54,6 @@ _DEAREST: tuple[Norm, ...] = ("linf", "l2", "l1", "l0", "l0_dims")
 """In the order in which one bound costs more."""
 
 
-_STEP = 0.03
-"""Relative step by which optimised slopes are asked to raise a radius at first."""
-_ASCENT = 30
-"""Steps in which the slopes are optimised then."""
 _MANY = 20_000
 """Neurons beyond which radii are tried from small ones on, where a bound takes a fraction of the time."""
 _WORTHLESS = 1e-3
@@ -207,7 +201,8 @@ class Checker:
             if norm in _COUNTS:
                 lowers[norm], uppers[norm] = self._count(image, label, norm, uppers[norm], clock.next(), branch)
         if "linf" in norms:
-            improve = self._branch if branch else self._sloped
+            raiser = LinfRaiser(self.graph, self.scorer, self.executed, self._bound)
+            improve = raiser.by_branching if branch else raiser.by_slopes
             left = clock.next() - time.thread_time()
             lowers["linf"], uppers["linf"] = improve(image, label, lowers["linf"], uppers["linf"], left)
         _share(lowers)
@@ -366,90 +361,6 @@ class Checker:
             point, claim = torch.from_numpy(image), sparse_claim(norm, int(found.lower) - 1)
             bound = replace(bound, certificate=self._certificate(point, label, claim, bound.method, last.tree))
         return bound, upper
-
-    def _sloped(
-        self, image: NDArray[np.float32], label: int, lower: Bound | None, upper: Witness | None, seconds: float
-    ) -> tuple[Bound | None, Witness | None]:
-        """Raise a proven Linf radius by optimised slopes alone, in small steps: large ones seldom succeed."""
-        begin = time.thread_time()
-        point = torch.from_numpy(image).reshape(1, -1).double()
-        assert lower is not None
-        best, step, dearest = lower, _STEP, 0.0
-        while best.value > 0 and step >= _STEP / 4:
-            left = seconds - (time.thread_time() - begin)
-            radius = best.value * (1 + step)
-            if left <= dearest or (upper is not None and radius >= upper.value):
-                break
-            started = time.thread_time()
-            region = Region.ball(point, "linf", radius, channels=self.graph.input_shape[2])
-            if self._slopes_prove(region, label, left):
-                best = self._bound(radius, "CROWN with optimised slopes", begin)
-            else:
-                step /= 2
-            dearest = max(dearest, time.thread_time() - started)
-        return best, upper
-
-    def _slopes_prove(self, region: Region, label: int, seconds: float) -> bool:
-        """Whether CROWN proves a region, with slopes optimised for the rivals that need it, intermediate ones too."""
-        with torch.no_grad():
-            plain = margin_bounds(self.graph, region, label, executed=self.executed)
-        hard = plain.rivals[plain.lower <= 0]
-        if len(hard) == 0:
-            return True
-        found = optimise(
-            self.graph,
-            region,
-            torch.tensor([label]),
-            rivals=hard[None],
-            steps=_ASCENT,
-            executed=self.executed,
-            known=plain.intervals,
-            seconds=seconds,
-        )
-        return bool(found.proved[0])
-
-    def _branch(
-        self, image: NDArray[np.float32], label: int, lower: Bound | None, upper: Witness | None, seconds: float
-    ) -> tuple[Bound | None, Witness | None]:
-        """Raise a proven Linf radius by optimised slopes and branching over ReLUs, for the time there is."""
-        begin = time.thread_time()
-        point = torch.from_numpy(image).reshape(1, -1).double()
-        rng = np.random.default_rng(0)
-        assert lower is not None
-        best, high = lower, upper.value if upper is not None else 1.0
-        while True:
-            left = seconds - (time.thread_time() - begin)
-            if left <= 0.05 or best.value <= 0 or high - best.value <= 0.02 * high:
-                return best, upper
-            middle = best.value + 0.4 * (high - best.value)
-            region = Region.ball(point, "linf", middle, channels=self.graph.input_shape[2])
-
-            def attack(starts: Tensor, region: Region = region) -> NDArray[np.float32] | None:
-                return find_in_box(
-                    self.graph,
-                    self.scorer,
-                    region.lower[0],
-                    region.upper[0],
-                    label,
-                    rng=rng,
-                    restarts=1,
-                    steps=30,
-                    starts=starts,
-                )
-
-            answer = prove_region(
-                self.graph, region, label, seconds=min(left, seconds / 3), executed=self.executed, attack=attack
-            )
-            if answer.proved:
-                how = "CROWN with optimised slopes" if answer.domains <= 1 else "branch and bound over ReLUs"
-                best = self._bound(middle, how, begin)
-            elif answer.witness is not None:
-                upper = nearest_of(
-                    upper, pull_back(self.scorer, image, label, answer.witness[None], "linf", "branch and bound")
-                )
-                high = upper.value if upper is not None else middle
-            else:
-                high = middle
 
 
 def _diameter(n: int, norm: Norm) -> float:

@@ -18,6 +18,7 @@ from robustest.bounds.recheck_model import Array, Layer, Model
 
 _U32, _U64 = 2.0**-24, 2.0**-53
 _FLUSH = 2.0**-126
+_OVERFLOW = 2.0**127
 _TINY = 2.0**-45
 """Absolute error of a slope, far above what a few float64 operations can do."""
 _UP = 1.0 + 2.0**-28
@@ -172,7 +173,8 @@ def _noise(layer: Layer, reach: Sequence[Array]) -> Array:
             return np.zeros_like(size)
     executed = adds * _U32 / (1 - adds * _U32)
     own = 16 * (terms + layer.size + 100) * _U64
-    return np.asarray(size * (executed + own) * _UP + terms * _FLUSH)
+    noise = size * (executed + own) * _UP + terms * _FLUSH
+    return np.asarray(np.where(size < _OVERFLOW, noise, np.inf))
 
 
 def _interval(layer: Layer, state: _State) -> tuple[Array, Array]:
