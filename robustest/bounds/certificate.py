@@ -35,7 +35,7 @@ class Certificate:
     claim: `{"kind": "sparse", "norm", "units", "free"}`, `{"kind": "box", "dims", "lower", "upper"}` or
         `{"kind": "ball", "norm", "radius"}`.
     guarantee: what is claimed of the region. method, assumptions: in words.
-    tree: splits of the region, `{"leaf": true}` for none.
+    tree: splits of the region, `{"leaf": true}` for none. slopes: lower slopes of ReLUs that prove it, if any were chosen.
     """
 
     model: str
@@ -48,12 +48,13 @@ class Certificate:
     method: str
     assumptions: tuple[str, ...] = ()
     tree: Mapping[str, Any] | None = None
+    slopes: Mapping[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """As plain values, floats exactly."""
         spec = {key: getattr(self.spec, key) for key in ("layout", "channels", "scale", "mean", "std")}
         pixels = base64.b64encode(np.ascontiguousarray(self.image, "<f4").tobytes()).decode()
-        return {
+        content: dict[str, Any] = {
             "format": FORMAT,
             "version": VERSION,
             "model": {"sha256": self.model},
@@ -67,6 +68,7 @@ class Certificate:
             "assumptions": list(self.assumptions),
             "tree": self.tree if self.tree is not None else {"leaf": True},
         }
+        return content if self.slopes is None else {**content, "slopes": dict(self.slopes)}
 
     def save(self, path: str | Path) -> None:
         """Write it as JSON; floats are written so that they are read back bit for bit."""

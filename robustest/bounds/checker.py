@@ -23,6 +23,7 @@ from torch import Tensor
 from robustest.attack.find import find_adversarial
 from robustest.bounds.centred import CentredBounds
 from robustest.bounds.certificate import Certificate, ball_claim, sparse_claim
+from robustest.bounds.clock import Clock
 from robustest.bounds.crown import margin_bounds, margin_rows, propagate
 from robustest.bounds.drift import ExecutionDrift
 from robustest.bounds.graph import BoundGraph
@@ -33,6 +34,7 @@ from robustest.bounds.lipschitz import Lipschitz, eclipse_constant, least_rate, 
 from robustest.bounds.radius import largest_radius
 from robustest.bounds.region import Region
 from robustest.bounds.rounding import OUTWARD, U32
+from robustest.bounds.slope_certificate import largest_written
 from robustest.bounds.sparse_branch import sparse_distance
 from robustest.bounds.witness import (
     Scorer,
@@ -54,6 +56,8 @@ _DEAREST: tuple[Norm, ...] = ("linf", "l2", "l1", "l0", "l0_dims")
 """In the order in which one bound costs more."""
 
 
+_RAISING = 0.8
+"""Share of the time that raises a Linf radius, for the radius; the rest is for slopes that are written into its certificate."""
 _MANY = 20_000
 """Neurons beyond which radii are tried from small ones on, where a bound takes a fraction of the time."""
 _WORTHLESS = 1e-3
@@ -68,25 +72,6 @@ _WIDER = 5.0
 
 _FIRST: dict[Norm, float] = {"linf": 0.5, "l2": 0.5, "l1": 0.4}
 """Share of the upper end that is tried first as a radius, times the share that was proved in Linf."""
-
-
-class _Clock:
-    """Shares the time that is left among the steps that are still to come, by their weights.
-
-    Args:
-        end: this thread's CPU time at which all must be done. weights: of the steps, in their order.
-    """
-
-    def __init__(self, end: float, weights: Sequence[float]) -> None:
-        self.end = end
-        self.weights = list(weights)
-
-    def next(self) -> float:
-        """CPU time at which the next step should be done."""
-        now = time.thread_time()
-        share = max(0.0, self.end - now) * self.weights[0] / sum(self.weights)
-        del self.weights[0]
-        return now + share
 
 
 class Checker:
@@ -178,11 +163,11 @@ class Checker:
         ordered = sorted(norms, key=_DEAREST.index)
         balls = [n for n in ordered if n not in _COUNTS]
         # Attacks take a fixed number of steps, seldom their share; what they leave goes to the others.
-        # Few pixels may move anywhere, and slopes take many bounds: large networks have little time for either.
+        # Few pixels may move anywhere, and slopes take many bounds: large networks have no time for either.
         large = self.graph.n_neurons > _MANY
         rest = [n for n in norms if n in _COUNTS] + ["slopes"] * ("linf" in norms)
         weights = [2.0] * len(balls) + [0.4 if large else 2.0] * len(rest)
-        clock = _Clock(begin + seconds, [0.5] * len(norms) + weights)
+        clock = Clock(begin + seconds, [0.5] * len(norms) + weights)
         uppers = {n: self._upper(image, label, n, (witnesses or {}).get(n, ()), clock.next()) for n in norms}
         point = torch.from_numpy(image).reshape(1, -1).double()
         lowers: dict[Norm, Bound | None] = {}
@@ -203,8 +188,11 @@ class Checker:
         if "linf" in norms:
             raiser = LinfRaiser(self.graph, self.scorer, self.executed, self._bound)
             improve = raiser.by_branching if branch else raiser.by_slopes
-            left = clock.next() - time.thread_time()
-            lowers["linf"], uppers["linf"] = improve(image, label, lowers["linf"], uppers["linf"], left)
+            end, plain = clock.next(), lowers["linf"]
+            share = 1.0 if self.spec is None else _RAISING
+            left = share * (end - time.thread_time())
+            lowers["linf"], uppers["linf"] = improve(image, label, plain, uppers["linf"], left)
+            lowers["linf"] = self._with_slopes(point, label, plain, lowers["linf"], end)
         _share(lowers)
         uppers = {n: self._least(image, n, uppers) for n in norms}
         return {n: Bracket(n, lowers[n], uppers[n], _note(lowers[n], uppers[n])) for n in norms}
@@ -309,8 +297,28 @@ class Checker:
             best = replace(best, certificate=self._certificate(point, label, ball_claim(norm, value), best.method))
         return best
 
+    def _with_slopes(
+        self, point: Tensor, label: int, plain: Bound | None, raised: Bound | None, deadline: float
+    ) -> Bound | None:
+        """A raised Linf radius with a certificate of the largest radius for which one was made; it says its own."""
+        if plain is None or raised is None or raised is plain:
+            return raised
+        certificate = plain.certificate
+        if self.spec is not None:
+            found = largest_written(self.graph, point, label, plain.value, raised.value, deadline, self.executed)
+            if found is not None:
+                claim, how = ball_claim("linf", found[0]), "CROWN with optimised slopes"
+                certificate = self._certificate(point, label, claim, how, slopes=found[1])
+        return replace(raised, certificate=certificate)
+
     def _certificate(
-        self, point: Tensor, label: int, claim: Mapping[str, Any], method: str, tree: Mapping[str, Any] | None = None
+        self,
+        point: Tensor,
+        label: int,
+        claim: Mapping[str, Any],
+        method: str,
+        tree: Mapping[str, Any] | None = None,
+        slopes: Mapping[str, Any] | None = None,
     ) -> dict[str, Any] | None:
         """What a second program needs to check a claim; None where the model is not a file of known digest."""
         if self.spec is None or self.guarantee is not Guarantee.PROOF_EXEC:
@@ -327,6 +335,7 @@ class Checker:
             method,
             self.graph.assumptions,
             tree,
+            slopes,
         ).to_json()
 
     def _count(

@@ -53,7 +53,8 @@ class Bound:
     assumptions: conditions under which it holds, as sentences.
     confidence: of the probabilistic kinds, in (0, 1); None for proofs and estimates.
     seconds: CPU seconds of this thread that it took.
-    certificate: what a second program needs to check it, where one was made.
+    certificate: what a second program needs to check it, where one was made; its claim says its own radius, which is
+        smaller than the value where branching over ReLUs proved the rest.
     """
 
     value: float

@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from robustest.bounds.recheck_bounds import Leaf, least_margins
-from robustest.bounds.recheck_model import Array, read_model
+from robustest.bounds.recheck_bounds import Leaf, Slopes, least_margins
+from robustest.bounds.recheck_model import Array, Model, read_model
 from robustest.errors import InvalidSetting
 
 _DEEPEST = 12
@@ -103,8 +103,9 @@ def recheck(path: str | Path, model: str | Path) -> Verdict:
     leaves, lowest = 0, None
     try:
         walk = _Walk(content, image)
+        slopes = _slopes(content["slopes"], network, rivals) if content.get("slopes") else None
         while (leaf := walk.next()) is not None:
-            margins, influence = least_margins(network, leaf, rows)
+            margins, influence = least_margins(network, leaf, rows, slopes)
             margin = float(margins.min())
             if margin > 0:
                 leaves, lowest = leaves + 1, margin if lowest is None else min(lowest, margin)
@@ -136,6 +137,35 @@ def _image(content: Mapping[str, Any]) -> NDArray[np.float32]:
     if not ((image >= 0) & (image <= 1)).all():
         raise InvalidSetting("the certificate's image must have values in [0, 1].")
     return image
+
+
+def _slopes(given: Mapping[str, Any], network: Model, rivals: Sequence[int]) -> Slopes:
+    """The slopes that a certificate proposes, under the layers that they are for; raises where they fit none."""
+    bends = [at for at, layer in enumerate(network.layers) if layer.leak is not None]
+
+    def read(slopes: Mapping[str, str], rows: int) -> dict[int, Array]:
+        found = {}
+        for place, text in slopes.items():
+            at = bends[int(place)]
+            flat = np.frombuffer(base64.b64decode(text), np.uint8)
+            found[at] = flat.reshape(rows, network.layers[at].size) / 255.0
+        return found
+
+    try:
+        margins = {}
+        for at, values in read(given["margins"], len(given["rivals"])).items():
+            margins[at] = np.full((len(rivals), values.shape[1]), np.nan)
+            margins[at][[rivals.index(r) for r in given["rivals"]]] = values
+        between = {
+            network.layers[bends[int(place)]].inputs[0]: (
+                {at: v[0] for at, v in read(sides["lower"], 1).items()},
+                {at: v[0] for at, v in read(sides["upper"], 1).items()},
+            )
+            for place, sides in given["between"].items()
+        }
+    except (ValueError, IndexError, KeyError, TypeError, AttributeError) as error:
+        raise _BrokenError(f"The slopes do not fit the network ({error}).") from error
+    return Slopes(margins, between)
 
 
 class _Walk:

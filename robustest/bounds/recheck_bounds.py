@@ -8,8 +8,9 @@ float64's unit, taken generously.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,6 +66,18 @@ class Leaf:
         fall, rise = np.maximum(radius + centre, 0), np.maximum(radius - centre, 0)
         ways = (fall, self.centre - self.lower), (rise, self.upper - self.centre)
         return _l1_most(ways, self.eps) if self.norm == "l1" else _l2_most(ways, self.eps)
+
+
+@dataclass(frozen=True, slots=True)
+class Slopes:
+    """Lower slopes of ReLUs that a certificate proposes; any are sound, and those of no use are not taken.
+
+    margins: ReLU layer to (R, size), NaN where none is proposed. between: layer that a ReLU reads to slopes for its lower
+    and for its upper ends, each ReLU layer to (size,).
+    """
+
+    margins: dict[int, Array]
+    between: dict[int, tuple[dict[int, Array], dict[int, Array]]]
 
 
 Ways = tuple[tuple[Array, Array], tuple[Array, Array]]
@@ -128,11 +141,11 @@ class _State:
     noise: list[Array]
 
 
-def least_margins(model: Model, leaf: Leaf, rows: Array) -> tuple[Array, Array]:
+def least_margins(model: Model, leaf: Leaf, rows: Array, slopes: Slopes | None = None) -> tuple[Array, Array]:
     """Lower bounds of linear forms of the executed scores over a leaf.
 
     Args:
-        model: the network. leaf: a set of images. rows: (R, K) forms.
+        model: the network. leaf: a set of images. rows: (R, K) forms. slopes: to try as well.
 
     Returns:
         (R,) bounds; (n,) how much each dimension's move can take from the form with the least bound.
@@ -146,13 +159,15 @@ def least_margins(model: Model, leaf: Leaf, rows: Array) -> tuple[Array, Array]:
         low, high = _interval(layer, state)
         low, high = low - noise, high + noise
         if at in readers:
-            _tighten(model, at, leaf, state, low, high)
+            _tighten(
+                model, at, leaf, state, low, high, ({}, {}) if slopes is None else slopes.between.get(at, ({}, {}))
+            )
         state.low.append(np.minimum(low, base[at]))
         state.high.append(np.maximum(high, base[at]))
     last = len(model.layers) - 1
     value = rows @ base[last]
     slack = 8 * len(base[last]) * _U64 * (np.abs(rows) @ np.abs(base[last]))
-    lost, forms = _lost(model, last, rows, leaf, state)
+    lost, forms = _lost(model, last, rows, leaf, state, {} if slopes is None else slopes.margins)
     margins = value - slack - lost
     worst = forms[int(margins.argmin())][None]
     return np.asarray(margins), leaf.each_lost(worst, np.zeros_like(worst))[0]
@@ -189,27 +204,40 @@ def _interval(layer: Layer, state: _State) -> tuple[Array, Array]:
     return np.sum(lows, axis=0), np.sum(highs, axis=0)
 
 
-def _tighten(model: Model, at: int, leaf: Leaf, state: _State, low: Array, high: Array) -> None:
-    """Narrow the interval of a layer that a ReLU reads, entry by entry, in place."""
+def _tighten(
+    model: Model,
+    at: int,
+    leaf: Leaf,
+    state: _State,
+    low: Array,
+    high: Array,
+    slopes: tuple[dict[int, Array], dict[int, Array]],
+) -> None:
+    """Narrow the interval of a layer that a ReLU reads, entry by entry, in place; slopes for lower and upper ends."""
     open_rows = np.flatnonzero((low < 0) & (high > 0))
     for start in range(0, len(open_rows), _CHUNK):
         part = open_rows[start : start + _CHUNK]
         forms = np.zeros((len(part), model.layers[at].size))
         forms[np.arange(len(part)), part] = 1.0
-        low[part] = np.maximum(low[part], state.base[at][part] - _lost(model, at, forms, leaf, state)[0])
-        high[part] = np.minimum(high[part], state.base[at][part] + _lost(model, at, -forms, leaf, state)[0])
+        low[part] = np.maximum(low[part], state.base[at][part] - _lost(model, at, forms, leaf, state, slopes[0])[0])
+        high[part] = np.minimum(high[part], state.base[at][part] + _lost(model, at, -forms, leaf, state, slopes[1])[0])
 
 
-def _lost(model: Model, start: int, forms: Array, leaf: Leaf, state: _State) -> tuple[Array, Array]:
+def _lost(
+    model: Model, start: int, forms: Array, leaf: Leaf, state: _State, slopes: dict[int, Array]
+) -> tuple[Array, Array]:
     """The most that forms on a layer can fall from their base value, (R,), and their linear parts on the image, (R, n).
 
-    The best of secants, CROWN's lines, CROWN's lines on the last ReLU alone, and there its upper line with the tangent.
+    The best of secants, CROWN's lines, CROWN's lines on the last ReLU alone, and there its upper line with the tangent;
+    and of CROWN's lines with the slopes that were proposed.
     """
     last = max((i for i in range(1, start) if model.layers[i].leak is not None), default=0)
     ways: list[tuple[set[int], bool]] = [(set(), False), ({last}, True), (set(range(start)), True)]
     if start == len(model.layers) - 1:
         ways.append(({last}, False))
     tried = [_push(model, start, forms, leaf, state, lines, both) for lines, both in ways]
+    if slopes:
+        tried.append(_push(model, start, forms, leaf, state, set(range(start)), True, slopes))
     lost = np.stack([t[0] for t in tried])
     best = lost.argmin(axis=0)
     rows = np.arange(len(forms))
@@ -217,7 +245,14 @@ def _lost(model: Model, start: int, forms: Array, leaf: Leaf, state: _State) -> 
 
 
 def _push(
-    model: Model, start: int, forms: Array, leaf: Leaf, state: _State, lines: set[int], both: bool
+    model: Model,
+    start: int,
+    forms: Array,
+    leaf: Leaf,
+    state: _State,
+    lines: set[int],
+    both: bool,
+    slopes: Mapping[int, Array] = MappingProxyType({}),
 ) -> tuple[Array, Array]:
     """As `_lost`, with CROWN's upper line (its lower one too if `both`) on the ReLUs in `lines`, secants on the others."""
     held: dict[int, tuple[Array, Array]] = {start: (forms, np.zeros_like(forms))}
@@ -232,7 +267,7 @@ def _push(
         elif layer.leak is not None:
             before = layer.inputs[0]
             z0, low, high = state.base[before], state.low[before], state.high[before]
-            centre, radius, more = _relu(centre, radius, layer.leak, z0, low, high, at in lines, both)
+            centre, radius, more = _relu(centre, radius, layer.leak, z0, low, high, at in lines, both, slopes.get(at))
             lost += more
         for i in layer.inputs:
             if i in held:
@@ -244,7 +279,15 @@ def _push(
 
 
 def _relu(
-    centre: Array, radius: Array, leak: float, z0: Array, low: Array, high: Array, line: bool, both: bool
+    centre: Array,
+    radius: Array,
+    leak: float,
+    z0: Array,
+    low: Array,
+    high: Array,
+    line: bool,
+    both: bool,
+    slope: Array | None = None,
 ) -> tuple[Array, Array, Array]:
     """Forms on the change of a ReLU to forms on the change of its input, and what that loses."""
 
@@ -269,8 +312,11 @@ def _relu(
     crossing = (low < 0) & (high > 0)
     above = np.where(crossing, np.clip(chord, leak, 1.0), np.where(low >= 0, 1.0, leak))
     gap = np.where(crossing, relu(low) + above * (z0 - low) - relu(z0), 0.0)
-    below = np.where(crossing, np.where(high > -low, 1.0, leak) if both else np.where(z0 > 0, 1.0, leak), above)
+    chosen = np.where(high > -low, 1.0, leak) if both else np.where(z0 > 0, 1.0, leak)
+    if slope is not None:
+        chosen = np.where(np.isnan(slope), chosen, np.clip(slope, leak, 1.0))
+    below = np.where(crossing, chosen, above)
     dip = np.where(crossing, relu(z0) - below * z0, 0.0)
     slack = _TINY * (np.abs(low) + np.abs(high))
-    loss = -(minus @ (np.maximum(gap, 0) + slack)) + plus @ (np.maximum(dip, 0) + slack)
+    loss = -(minus @ (np.maximum(gap, 0) + slack)) + (plus * (np.maximum(dip, 0) + slack)).sum(axis=1)
     return plus * below + minus * above, radius * steepest, loss

@@ -229,7 +229,7 @@ class Region:
         """
         most = max(1, _BLOCK // (self.batch * self.n_inputs))
         if self.norm in ("l1", "l2") and form.shape[1] > 2 * most:
-            return torch.cat([self.min_linear(part) for part in form.split(most, 1)], 1)
+            return torch.cat([self.min_linear(part) for part in torch.split(form, most, 1)], 1)
         slack = gamma(2 * self.n_inputs + 64, U64) * 2.0
         reach = torch.maximum(self.lower.abs(), self.upper.abs())
         size = form.abs()

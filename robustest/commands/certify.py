@@ -87,6 +87,12 @@ def certify(
                         path.parent.mkdir(parents=True, exist_ok=True)
                         with writing(path) as handle:
                             handle.write((json.dumps(bracket.lower.certificate) + "\n").encode())
+                    written = bracket.lower.certificate["claim"].get("radius", bracket.lower.value)
+                    if written < bracket.lower.value:
+                        print(
+                            f"{name:24} {norm:8} {path.name} proves {written:.6g}: beyond that the proof was made by "
+                            "branching, or by slopes that there was no time to write down"
+                        )
         entries.append(entry)
     if out is not None:
         content = {

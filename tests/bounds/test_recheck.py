@@ -24,8 +24,10 @@ from robustest.bounds.grid_region import GridRegion
 from robustest.bounds.guarantee import Guarantee
 from robustest.bounds.reading import graph_of
 from robustest.bounds.recheck import Finding, recheck
-from robustest.bounds.recheck_bounds import Leaf, least_margins
-from robustest.bounds.recheck_model import read_model
+from robustest.bounds.recheck_bounds import Leaf, Slopes, least_margins
+from robustest.bounds.recheck_model import Model, read_model
+from robustest.bounds.region import Region
+from robustest.bounds.slope_certificate import slopes_that_prove
 from robustest.bounds.sparse_branch import decide_sparse
 from robustest.classifiers.onnx_file import OnnxClassifier
 from robustest.classifiers.spec import InputSpec
@@ -48,6 +50,21 @@ def table(spec: InputSpec) -> dict[str, Any]:
     return {key: getattr(spec, key) for key in ("layout", "channels", "scale", "mean", "std")}
 
 
+def any_slopes(rng: np.random.Generator, model: Model, rows: int) -> Slopes:
+    """Slopes of any size, as a forged certificate may propose them, some left out."""
+    bends = [at for at, layer in enumerate(model.layers) if layer.leak is not None]
+
+    def some(*shape: int) -> NDArray[np.float64]:
+        return np.where(rng.random(shape) < 0.2, np.nan, rng.uniform(-0.5, 1.5, shape))
+
+    between = {}
+    for at in bends:
+        before = [b for b in bends if b < at]
+        sides = [{b: some(model.layers[b].size) for b in before} for _ in range(2)]
+        between[model.layers[at].inputs[0]] = (sides[0], sides[1])
+    return Slopes({b: some(rows, model.layers[b].size) for b in bends}, between)
+
+
 def check_network(rng: np.random.Generator, folder: Path, count: int) -> int:
     """Try the second program's bounds of one random network on random regions, at zero tolerance; returns how many."""
     shape = SHAPES[int(rng.integers(len(SHAPES)))]
@@ -67,7 +84,7 @@ def check_network(rng: np.random.Generator, folder: Path, count: int) -> int:
             norm=norm, eps=float(ball.eps[0]), unit=ball.unit, groups=groups,
         )  # fmt: skip
         rows = rng.integers(-1, 2, (3, 3)).astype(np.float64)
-        claims, _ = least_margins(model, leaf, rows)
+        claims, _ = least_margins(model, leaf, rows, any_slopes(rng, model, len(rows)))
         best = inside(ball, ball.argmin_linear(torch.from_numpy(rng.normal(size=(1, 5, ball.n_inputs)))).float())
         points = torch.cat([points_of(rng, ball, count), best], 1)[0]
         values = classifier(points.numpy().reshape(-1, *shape)).astype(np.float64) @ rows.T
@@ -248,6 +265,45 @@ def test_the_l2_radius_of_a_bracket_is_confirmed_by_the_second_program(tmp_path:
         assert certificate["claim"]["norm"] == norm
         (tmp_path / "c.json").write_text(json.dumps(certificate))
         assert recheck(tmp_path / "c.json", MODELS["plain"]).confirmed, norm
+
+
+def saved(given: Certificate, folder: Path, radius: float, slopes: dict[str, Any] | None) -> Path:
+    """A certificate of another Linf ball, as a file."""
+    replace(given, claim=ball_claim("linf", radius), slopes=slopes).save(folder / "c.json")
+    return folder / "c.json"
+
+
+def test_written_slopes_are_confirmed_where_plain_lines_are_not_and_forged_ones_prove_nothing(tmp_path: Path) -> None:
+    """Slopes prove more than the second program does alone; without them, or with a larger radius, it confirms nothing."""
+    raised = 0
+    for seed in range(6):
+        rng = np.random.default_rng(seed)
+        path = random_onnx(rng, (1, 7, 7), tmp_path / f"net{seed}.onnx")
+        classifier = OnnxClassifier(path, SPECS[1])
+        graph = graph_of(classifier, image_shape=(7, 7, 1))
+        image = rng.random((7, 7, 1)).astype(np.float32)
+        label = int(classifier(image[None]).argmax())
+        point = torch.from_numpy(image).reshape(1, -1)
+
+        given = Certificate(
+            graph.digest, SPECS[1], image, label, None, ball_claim("linf", 0.0), Guarantee.PROOF_EXEC, "-"
+        )
+
+        # The largest radius that slopes prove, by halving.
+        low, high, best = 0.0, 0.5, None
+        for _ in range(9):
+            middle = (low + high) / 2
+            found = slopes_that_prove(graph, Region.ball(point, "linf", middle), label, seconds=10)
+            low, high, best = (middle, high, found) if found is not None else (low, middle, best)
+        if best is None or not best["rivals"]:
+            continue
+        assert recheck(saved(given, tmp_path, low, best), path).confirmed
+        raised += not recheck(saved(given, tmp_path, low, None), path).confirmed
+        forged = json.loads(json.dumps(best))
+        forged["margins"] = {k: "AAAA" for k in forged["margins"]}
+        assert recheck(saved(given, tmp_path, low, forged), path).finding is Finding.BROKEN
+        assert not recheck(saved(given, tmp_path, 4 * high, best), path).confirmed
+    assert raised >= 1
 
 
 def test_an_open_answer_makes_no_certificate(tmp_path: Path) -> None:
