@@ -77,7 +77,9 @@ class GraphBuilder:
         """Convolution; pads are top, left, bottom, right, of which the last two may be negative: they crop."""
         shape = self.shape(parent)
         if min(pads[:2]) < 0:
-            raise UnsupportedLayer(f"layer {name}: a convolution with pads {pads}; none may be negative at the top or left.")
+            raise UnsupportedLayer(
+                f"layer {name}: a convolution with pads {pads}; none may be negative at the top or left."
+            )
         if len(shape) != 3 or weight.dim() != 4 or weight.shape[1] * groups != shape[0]:
             raise UnsupportedLayer(
                 f"layer {name}: a convolution with weights {tuple(weight.shape)} in {groups} groups on an array of "

@@ -55,7 +55,7 @@ def test_an_unknown_layer_is_refused_by_name(layer: nn.Module, name: str) -> Non
 def test_a_convolution_that_crops_at_the_top_or_left_is_refused(pads: tuple[int, int, int, int]) -> None:
     builder = GraphBuilder((4, 4, 1))
     planes = builder.permute(0, (2, 0, 1), "first")
-    with pytest.raises(UnsupportedLayer, match="layer second: .*negative"):
+    with pytest.raises(UnsupportedLayer, match=r"layer second: .*negative"):
         builder.conv(planes, torch.ones(1, 1, 2, 2), None, "second", pads=pads)
 
 
