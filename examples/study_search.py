@@ -38,6 +38,7 @@ from robustest.results import AttackResult
 GUIDES = ("sift", "uniform", "grid")
 PER_K = ("sparse-rs", "brusle")
 _AT_ONCE = 64  # images checked in one call
+_HUGE = 300  # pixels: of a find of more that is marked not minimal, it is not tried which could be put back
 UNLIMITED = 200_000  # queries of `greedy`, which never spends them
 LARGE = ("nexar_safecv", "imagenet_mobilenet_v1_025_128", "imagenet_efficientnet_lite0")
 
@@ -138,7 +139,8 @@ def checked(box: Classifier, images: ImageSet, found: list[AttackResult]) -> dic
         changed = np.asarray(result.image, np.uint8)
         flat = changed.reshape(clean.shape)
         variants = [changed]
-        for pixel in np.flatnonzero((flat != clean).any(axis=1)):
+        pixels = np.flatnonzero((flat != clean).any(axis=1))
+        for pixel in pixels if result.minimal or len(pixels) <= _HUGE else ():
             fewer = flat.copy()
             fewer[pixel] = clean[pixel]
             variants.append(fewer.reshape(changed.shape))

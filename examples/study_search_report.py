@@ -280,7 +280,7 @@ def _images(rows: dict[Key, Row]) -> list[str]:
     return [
         f"\n## The images themselves\n\nOf {found} adversarial images of the runs above with this tool's search, written to PNG and read back, {still} are still "
         f"misclassified; in {droppable} a single pixel can be put back ({unchecked} were found too late in the budget to be checked, and are marked "
-        "`minimal: false` in the results)."
+        "`minimal: false` in the results; of those of them with more than 300 pixels it was not tried)."
     ]
 
 

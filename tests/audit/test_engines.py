@@ -61,7 +61,7 @@ def test_an_engine_that_is_not_installed_is_named_with_its_extra(
 @contextmanager
 def dask_cluster(linear: ModuleType) -> Iterator[tuple[str, list[subprocess.Popen[bytes]]]]:
     """A scheduler and two workers in processes of their own: its address, and the workers."""
-    environment = {**os.environ, "PYTHONPATH": str(Path(str(linear.__file__)).parent), "LINEAR_WAIT": "0.03"}
+    environment = {**os.environ, "PYTHONPATH": str(Path(str(linear.__file__)).parent), "LINEAR_WAIT": "0.005"}
     environment["DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES"] = "10"
     scheduler = subprocess.Popen(
         [
@@ -148,7 +148,7 @@ def test_ray_with_a_worker_killed_in_the_middle_gives_the_result_of_one_process(
     run = tmp_path / "run"
     plan = planned(linear, run)
     monkeypatch.setenv("PYTHONPATH", str(Path(str(linear.__file__)).parent))
-    monkeypatch.setenv("LINEAR_WAIT", "0.03")
+    monkeypatch.setenv("LINEAR_WAIT", "0.005")
     monkeypatch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=100 << 20)
     killed: list[int] = []

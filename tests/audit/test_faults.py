@@ -57,7 +57,7 @@ def command_of() -> str:
 
 
 def start(linear: ModuleType, data: Path, run: Path, *more: str, wait: float = 0.0) -> subprocess.Popen[str]:
-    """`robustest audit` in a process of its own, slowed down by `wait` seconds a call of the model."""
+    """`robustest audit` in a process of its own, slowed down by `wait` seconds an image scored."""
     folder = str(Path(str(linear.__file__)).parent)
     environment = {**os.environ, "PYTHONPATH": folder, "LINEAR_WAIT": str(wait)}
     words = ["audit", NAME, str(data), "-o", str(run), "--queries", str(QUERIES), *more]
@@ -87,7 +87,7 @@ def test_kill_9_in_the_middle_then_again_gives_the_uninterrupted_result(
     linear: ModuleType, data: Path, whole: bytes, tmp_path: Path, workers: int
 ) -> None:
     run = tmp_path / "run"
-    with start(linear, data, run, "--workers", str(workers), wait=0.05) as process:
+    with start(linear, data, run, "--workers", str(workers), wait=0.01) as process:
         until(lambda: rows(run) >= 3)
         process.send_signal(signal.SIGKILL)
     kept = rows(run)
@@ -102,7 +102,7 @@ def test_kill_9_of_the_workers_alone_does_not_end_the_run(
     linear: ModuleType, data: Path, whole: bytes, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    with start(linear, data, run, "--workers", "2", wait=0.03) as process:
+    with start(linear, data, run, "--workers", "2", wait=0.005) as process:
         for kill in range(3):
             until(lambda kill=kill: rows(run) >= 2 * kill + 1)
             workers = run_status(run, load_plan(run)).workers
@@ -119,7 +119,7 @@ def test_ctrl_c_leaves_a_resumable_run_and_130(
     linear: ModuleType, data: Path, whole: bytes, tmp_path: Path, sign: signal.Signals
 ) -> None:
     run = tmp_path / "run"
-    with start(linear, data, run, wait=0.05) as process:
+    with start(linear, data, run, wait=0.01) as process:
         until(lambda: rows(run) >= 2)
         process.send_signal(sign)
         _, said = process.communicate(timeout=60)
@@ -138,7 +138,7 @@ def test_two_processes_on_one_folder_both_end_with_the_result(
     linear: ModuleType, data: Path, whole: bytes, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    with start(linear, data, run, wait=0.01) as one, start(linear, data, run, wait=0.01) as two:
+    with start(linear, data, run, wait=0.003) as one, start(linear, data, run, wait=0.003) as two:
         for process in (one, two):
             _, said = process.communicate(timeout=120)
             assert process.returncode == 0, said
