@@ -61,8 +61,10 @@ def start(linear: ModuleType, data: Path, run: Path, *more: str, wait: float = 0
     folder = str(Path(str(linear.__file__)).parent)
     environment = {**os.environ, "PYTHONPATH": folder, "LINEAR_WAIT": str(wait)}
     words = ["audit", NAME, str(data), "-o", str(run), "--queries", str(QUERIES), *more]
+    # Whoever runs the tests in the background may ignore Ctrl-C, and would pass that on.
+    heeding = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
     return subprocess.Popen(
-        [sys.executable, "-c", "from robustest.cli import main; main()", *words],
+        [sys.executable, "-c", f"{heeding}; from robustest.cli import main; main()", *words],
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
