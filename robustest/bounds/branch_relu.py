@@ -175,17 +175,6 @@ class ReluBranch:
             lines[activation] = relax(function, low, high)
         return Intervals(lower, upper, root.error, lines), signs
 
-    def _margins(
-        self,
-        intervals: Intervals,
-        rivals: Tensor,
-        slopes: Slopes,
-        multipliers: dict[int, Tensor],
-        trace: dict[int, Tensor] | None = None,
-    ) -> Tensor:
-        """(N,) lower bounds of the margin against one rival each."""
-        return self._bounds(intervals, rivals, slopes, multipliers, trace)[0]
-
     def _bounds(
         self,
         intervals: Intervals,
@@ -247,7 +236,7 @@ class ReluBranch:
             [{"params": list(slopes.values()), "lr": 0.1}, {"params": list(weights.values()), "lr": rate}]
         )
         for step in range(steps):
-            found = self._margins(intervals, rivals, slopes, {k: -signs[k] * w for k, w in weights.items()})
+            found, _ = self._bounds(intervals, rivals, slopes, {k: -signs[k] * w for k, w in weights.items()})
             with torch.no_grad():
                 better = found > best
                 best = torch.maximum(best, found)
@@ -348,9 +337,10 @@ class ReluBranch:
                     parts[3][half, entry] = False
             lines[node] = Relaxation(parts[0], parts[1], parts[2], None, parts[3])
         halves = Intervals(intervals.lower, intervals.upper, intervals.error, lines)
-        return self._margins(
+        lower, _ = self._bounds(
             halves,
             rivals.repeat_interleave(count),
             {k: v.repeat_interleave(count, 0) for k, v in slopes.items()},
             {k: v.repeat_interleave(count, 0) for k, v in weights.items() if bool((v != 0).any())},
-        ).reshape(len(cuts), -1, 2)
+        )
+        return lower.reshape(len(cuts), -1, 2)
