@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib
 import inspect
 import os
 import sys
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, cast
 
 from robustest.classifiers.classifier import Classifier
@@ -33,6 +37,7 @@ def load_classifier(
     path_or_callable: Any,
     spec: InputSpec | str | Path | None = None,
     *,
+    told: Mapping[str, Any] = MappingProxyType({}),
     device: str | None = None,
     threads: int | None = None,
     trust_model: str | None = None,
@@ -45,6 +50,8 @@ def load_classifier(
             module; any callable on arrays; or a classifier, which is returned as it is.
         spec: input spec, or the path of a TOML file with one (and with a table `[server]` where the model is served); None
             to look beside the model or to guess.
+        told: fields of the input spec that hold whatever else says, such as `{"output": "label"}`; the rest is read or
+            guessed as without them.
         device: for torch modules alone, such as `cuda:0`.
         threads: for ONNX files, of the model's own arithmetic.
         trust_model: `sha256:<digest>` of a file that may run code when loaded.
@@ -56,10 +63,10 @@ def load_classifier(
         name, chosen = str(path_or_callable), spec
         if isinstance(chosen, (str, Path)):
             name, chosen = with_input(name, chosen)
-        made = _named(name, chosen, device=device, threads=threads, trust_model=trust_model)
+        made = _named(name, chosen, told, device=device, threads=threads, trust_model=trust_model)
     else:
         chosen = read_spec(spec) if isinstance(spec, (str, Path)) else spec
-        made = _wrapped(path_or_callable, chosen, device=device, source=None)
+        made = _wrapped(path_or_callable, chosen, told, device=device, source=None)
     if device not in (None, "cpu") and not hasattr(made, "device"):
         raise InvalidSetting(
             f"device must be left away, or 'cpu', for {made.info.source}; got {device!r}. Only torch modules run on a device of your choice: "
@@ -84,22 +91,28 @@ def with_input(name: str, path: str | Path) -> tuple[str, InputSpec | None]:
 
 
 def _named(
-    name: str, spec: InputSpec | None, *, device: str | None, threads: int | None, trust_model: str | None
+    name: str,
+    spec: InputSpec | None,
+    told: Mapping[str, Any],
+    *,
+    device: str | None,
+    threads: int | None,
+    trust_model: str | None,
 ) -> Classifier:
     if name.startswith(_SERVED):
         from robustest.classifiers.served import open_served
 
-        return open_served(name, spec)
+        return open_served(name, spec, told=told)
     path = Path(name)
     suffix = path.suffix.lower()
     if suffix == ".onnx":
         from robustest.classifiers.onnx_file import OnnxClassifier
 
-        return OnnxClassifier(path, spec, threads=threads)
+        return OnnxClassifier(path, spec, told=told, threads=threads)
     if suffix in _CODE:
-        return _wrapped(_load_trusted(path, trust_model), spec or _beside(path), device=device, source=path.name)
+        return _wrapped(_load_trusted(path, trust_model), spec or _beside(path), told, device=device, source=path.name)
     if ":" in name and not path.exists():
-        return _wrapped(_imported(name), spec, device=device, source=name)
+        return _wrapped(_imported(name), spec, told, device=device, source=name)
     if path.exists():
         raise InvalidSetting(
             f"MODEL {name!r} must be an .onnx file, module:callable, or a served model's URL; {suffix or 'this'} is not known. "
@@ -157,18 +170,25 @@ def _is_module(value: Any) -> bool:
     return torch is not None and isinstance(value, torch.nn.Module)
 
 
-def _wrapped(value: Any, spec: InputSpec | None, *, device: str | None, source: str | None) -> Classifier:
+def _wrapped(
+    value: Any, spec: InputSpec | None, told: Mapping[str, Any], *, device: str | None, source: str | None
+) -> Classifier:
     if hasattr(value, "info") and hasattr(value, "canvas"):
         return cast("Classifier", value)
     if _is_module(value):
         from robustest.classifiers.torch_module import TorchClassifier
 
-        return TorchClassifier(value, spec, device=device, source=source)
-    if not callable(value):
-        raise InvalidSetting(f"a classifier must be a path or callable; got {type(value).__name__}.")
-    from robustest.classifiers.callables import CallableClassifier
+        make: Callable[[InputSpec | None], Classifier] = functools.partial(
+            TorchClassifier, value, device=device, source=source
+        )
+    elif callable(value):
+        from robustest.classifiers.callables import CallableClassifier
 
-    return CallableClassifier(value, spec, source=source)
+        make = functools.partial(CallableClassifier, value, source=source)
+    else:
+        raise InvalidSetting(f"a classifier must be a path or callable; got {type(value).__name__}.")
+    made = make(spec)
+    return make(replace(made.info.spec, **told)) if told else made
 
 
 def _load_trusted(path: Path, trust_model: str | None) -> Any:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -13,8 +15,8 @@ from numpy.typing import NDArray
 
 from robustest.classifiers.canvas import HostCanvas
 from robustest.classifiers.classifier import Canvas, ClassifierInfo, Images, check_scores
-from robustest.classifiers.shapes import guess_output, guess_spec, image_shape, whole
-from robustest.classifiers.spec import InputSpec, spec_beside
+from robustest.classifiers.shapes import check_whole_numbers, guess_output, guess_spec, image_shape, whole
+from robustest.classifiers.spec import InputSpec, Output, spec_beside
 from robustest.errors import ModelError
 from robustest.results import Scores
 
@@ -27,13 +29,21 @@ class OnnxClassifier:
     Args:
         path: the file.
         spec: input spec; None to look beside the file, or else to guess from its shapes.
+        told: fields of the spec that hold whatever else says.
         threads: of the model's own arithmetic; None for all cores.
 
     Raises:
         ModelError: the file cannot be loaded, or is no image classifier. InvalidSpec: the spec does not fit its shapes.
     """
 
-    def __init__(self, path: str | Path, spec: InputSpec | None = None, *, threads: int | None = None) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        spec: InputSpec | None = None,
+        *,
+        told: Mapping[str, Any] = MappingProxyType({}),
+        threads: int | None = None,
+    ) -> None:
         self._path, self._threads = Path(path), threads
         if not self._path.is_file():
             raise ModelError(f"model {str(path)!r} does not exist. Give the path of an .onnx file.")
@@ -52,7 +62,6 @@ class OnnxClassifier:
                 f"{self._path.name} must have one input of float or uint8 numbers; it has "
                 f"{', '.join(f'{i.name}: {i.type}' for i in inputs)}."
             )
-        self._output = outputs[0].name
         self._dtype = {"tensor(float)": np.float32, "tensor(double)": np.float64, "tensor(uint8)": np.uint8}[
             self._input.type
         ]
@@ -62,24 +71,29 @@ class OnnxClassifier:
                 f"{self._path.name} takes an input of {len(shape)} axes, {shape}; an image classifier takes 4 (N, H, W, C or N, C, H, W)."
             )
         found = spec_beside(self._path) if spec is None else None
+        known = found[0] if found is not None else spec
         guessed: tuple[str, ...] = ()
-        if spec is None and found is not None:
-            spec = found[0]
-        elif spec is None:
-            spec, guessed = guess_spec(shape)
-        self._spec = spec
+        if known is None:
+            self._spec, guessed = guess_spec(shape, told, whole_numbers=self._dtype == np.uint8)
+        else:
+            self._spec = replace(known, **told)
+        if self._dtype == np.uint8:
+            check_whole_numbers(self._spec, self._path.name)
+        given: Output | None = self._spec.output if known is not None or "output" in told else None
+        output, chosen = _chosen(outputs, given, self._path)
+        self._output = output.name
         self._info = ClassifierInfo(
             source=self._path.name,
-            spec=spec,
+            spec=self._spec,
             digest=hashlib.sha256(content).hexdigest(),
-            image_shape=image_shape(shape, spec, self._path.name),
-            classes=whole(outputs[0].shape[-1]) if len(outputs[0].shape) == 2 else None,
-            guessed=guessed,
+            image_shape=image_shape(shape, self._spec, self._path.name),
+            classes=whole(output.shape[-1]) if len(output.shape) == 2 else None,
+            guessed=(*guessed, *chosen),
             fixed_batch=whole(shape[0]),
             steady=True,
             beside=(threads or len(os.sched_getaffinity(0))) > 1,
         )
-        if guessed:
+        if given is None:
             self._info = self._with_guessed_output()
             self._spec = self._info.spec
 
@@ -102,26 +116,28 @@ class OnnxClassifier:
         return HostCanvas(self._run, self._spec, shape, slots=slots, rows=rows, most=rows + rows // 2, pad=pad)
 
     def _with_guessed_output(self) -> ClassifierInfo:
-        """Logits or probabilities, by scoring four images of noise."""
+        """Logits, probabilities or class numbers, by scoring four images of noise."""
         height, width, channels = (side or 32 for side in self._info.image_shape)
         noise = np.random.default_rng(0).random((4, height, width, channels), dtype=np.float32)
-        scores = self(noise)
-        output, how = guess_output(scores)
+        output, how = guess_output(self._answer(self._spec.prepare(noise)))
         return replace(self._info, spec=replace(self._spec, output=output), guessed=(*self._info.guessed, how))
 
     def _run(self, batch: NDArray[np.float32]) -> Scores:
+        return check_scores(self._answer(batch), len(batch), self._info.output, source=self._path.name)
+
+    def _answer(self, batch: NDArray[Any]) -> NDArray[Any]:
+        """What the model gives for a batch as it wants it."""
         if self._dtype == np.uint8:
             batch = np.rint(batch).astype(np.uint8)
         elif self._dtype == np.float64:
             batch = batch.astype(np.float64)
         fixed = self._info.fixed_batch
         if fixed is not None and len(batch) != fixed:
-            return np.concatenate([self._run(part) for part in _padded(batch, fixed)])[: len(batch)]
+            return np.concatenate([self._answer(part) for part in _padded(batch, fixed)])[: len(batch)]
         try:
-            scores = self._session.run([self._output], {self._input.name: batch})[0]
+            return np.asarray(self._session.run([self._output], {self._input.name: batch})[0])
         except Exception as error:  # onnxruntime raises classes of its own that share no base
             raise ModelError(f"{self._path.name} failed on an input of shape {batch.shape}: {_short(error)}") from error
-        return check_scores(scores, len(batch), self._info.output, source=self._path.name)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (_reopen, (str(self._path), self._spec, self._threads))
@@ -165,6 +181,24 @@ def _ends(session: Any, path: Path) -> tuple[list[Any], list[Any]]:
             f"model {path.name} has {len(inputs)} inputs and {len(outputs)} outputs; it must have one of each."
         )
     return inputs, outputs
+
+
+def _chosen(outputs: list[Any], kind: Output | None, path: Path) -> tuple[Any, tuple[str, ...]]:
+    """The output that holds what is asked for, and a sentence where there was a choice: a row of scores an image, or
+    whole numbers where class numbers are declared; the first if none, or more than one, looks like that."""
+
+    def fits(output: Any) -> bool:
+        whole_numbers = "int" in output.type
+        if kind == "label":
+            return whole_numbers
+        return output.type.startswith("tensor(") and not whole_numbers and len(output.shape) == 2
+
+    fitting = [output for output in outputs if fits(output)]
+    output = outputs[0] if not fitting or fits(outputs[0]) else fitting[0]
+    if len(fitting) > 1:
+        names = ", ".join(output.name for output in fitting)
+        return output, (f"output {output.name!r} of {names}, the first",)
+    return output, () if output is outputs[0] else (f"output {output.name!r}, the one of {len(outputs)} that fits",)
 
 
 def _short(error: Exception) -> str:

@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,7 @@ from robustest.classifiers.served_settings import Address, Secrets, ServerSettin
 from robustest.classifiers.served_template import Template
 from robustest.classifiers.served_transport import INPUT_DTYPES, RefusedError, Signature, Transport
 from robustest.classifiers.served_v2 import V2Http, as_input, extensions, metadata, model_path, signature_of
-from robustest.classifiers.shapes import guess_output, guess_spec, image_shape
+from robustest.classifiers.shapes import check_whole_numbers, guess_output, guess_spec, image_shape
 from robustest.classifiers.spec import InputSpec
 from robustest.errors import EnvironmentFailure, InvalidSetting, ModelError, SwappedModelError
 from robustest.results import Scores
@@ -46,14 +47,22 @@ class ServedClassifier:
 
     Args:
         address, settings: where it is and how it is asked. spec: how it wants its input; None to guess.
+        told: fields of the spec that hold whatever else says.
 
     Raises:
         EnvironmentFailure: the server cannot be reached. ModelError: it has no such model, or gives no scores.
         InvalidSetting, InvalidSpec: the settings or the spec do not fit.
     """
 
-    def __init__(self, address: Address, settings: ServerSettings, spec: InputSpec | None = None) -> None:
-        self._address, self._settings, self._given = address, settings, spec
+    def __init__(
+        self,
+        address: Address,
+        settings: ServerSettings,
+        spec: InputSpec | None = None,
+        told: Mapping[str, Any] = MappingProxyType({}),
+    ) -> None:
+        self._address, self._settings = address, settings
+        self._guess_output = spec is None and "output" not in told
         self._asker = Asker(settings, address.source)
         self._secrets = Secrets(settings)
         self._pool: ThreadPoolExecutor | None = None
@@ -61,11 +70,13 @@ class ServedClassifier:
         self._transport: Transport
         self._notes: tuple[str, ...] = ()
         self._signature, faster, slowest = self._found()
-        self._spec, guessed = (spec, ()) if spec is not None else self._guessed()
+        self._spec, guessed = (replace(spec, **told), ()) if spec is not None else self._guessed(told)
         if self._signature.datatype not in INPUT_DTYPES:
             raise ModelError(
                 f"{address.source} takes {self._signature.datatype}; an image classifier takes {', '.join(INPUT_DTYPES)}."
             )
+        if self._signature.datatype == "UINT8":
+            check_whole_numbers(self._spec, address.source)
         shape = image_shape(self._signature.shape, self._spec, address.source)
         if settings.shape is not None:
             shape = settings.shape
@@ -153,7 +164,7 @@ class ServedClassifier:
         self._transport.close()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return open_served, (self.reference, self._given)
+        return open_served, (self.reference, self._spec)
 
     def _found(self) -> tuple[Signature, list[Candidate], Transport | None]:
         """The model's signature, the transports to try in order, and the one that they are compared with."""
@@ -199,11 +210,12 @@ class ServedClassifier:
                 "name, the version, the token, and that the server speaks the Open Inference Protocol (v2)."
             ) from None
 
-    def _guessed(self) -> tuple[InputSpec, tuple[str, ...]]:
+    def _guessed(self, told: Mapping[str, Any]) -> tuple[InputSpec, tuple[str, ...]]:
         shape = self._signature.shape
         if shape[1:] == (None, None, None) and self._settings.shape is not None:
             shape = (None, *self._settings.shape)
-        return guess_spec([-1 if side is None else side for side in shape])
+        sides = [-1 if side is None else side for side in shape]
+        return guess_spec(sides, told, whole_numbers=self._signature.datatype == "UINT8")
 
     def _choose(self, faster: list[Candidate], slowest: Transport | None) -> None:
         """Take a transport, and from its answer the number of classes, and the kind of output where that was guessed."""
@@ -212,11 +224,11 @@ class ServedClassifier:
         self._transport = chosen.transport
         self._notes = chosen.notes
         guessed = self._info.guessed
-        scores = check_scores(chosen.answer, count, self._spec.output, source=self._info.source)
-        if self._given is None:
-            output, how = guess_output(scores)
+        if self._guess_output:
+            output, how = guess_output(chosen.answer)
             self._spec = replace(self._spec, output=output)
             guessed = (*guessed, how)
+        scores = check_scores(chosen.answer, count, self._spec.output, source=self._info.source)
         classes = scores.shape[1] if scores.ndim == 2 else None
         self._info = replace(self._info, spec=self._spec, classes=classes, guessed=guessed)
         self._signature = replace(self._signature, classes=classes or 1)
@@ -273,19 +285,26 @@ class ServedClassifier:
         return self._pool
 
 
-def open_served(url: str, spec: InputSpec | None = None, server: Mapping[str, Any] | None = None) -> ServedClassifier:
+def open_served(
+    url: str,
+    spec: InputSpec | None = None,
+    server: Mapping[str, Any] | None = None,
+    *,
+    told: Mapping[str, Any] = MappingProxyType({}),
+) -> ServedClassifier:
     """Open a model behind a server.
 
     Args:
         url: `v2+http://HOST:PORT/MODEL[/VERSION]`, `v2+grpc://...`, `http+json://HOST:PORT/PATH`, settings after `#`.
         spec: how the model wants its input; None to guess from what the server says.
         server: the `[server]` table of a TOML file; the URL's own settings win.
+        told: fields of the spec that hold whatever else says.
 
     Raises:
         EnvironmentFailure, ModelError, InvalidSetting, InvalidSpec, MissingExtra: each says what to do.
     """
     address, settings = read_address(url, server)
-    return ServedClassifier(address, settings, spec)
+    return ServedClassifier(address, settings, spec, told)
 
 
 def _grpc_address(address: Address, text: str) -> Address:

@@ -9,7 +9,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -20,10 +20,9 @@ from robustest.audit.requirements import Answer, Requirement
 from robustest.audit.statistics import planning_problem
 from robustest.audit.summary import AuditSummary, header_json
 from robustest.classifiers.classifier import Classifier
-from robustest.classifiers.loading import load_classifier, with_input
-from robustest.classifiers.spec import InputSpec
+from robustest.classifiers.loading import load_classifier
 from robustest.commands.shared import tell_guesses
-from robustest.errors import Interrupted, InvalidSetting, InvalidSpec
+from robustest.errors import Interrupted, InvalidSetting
 from robustest.settings import AttackSettings
 
 ONE_WAY = Parameter(negative="", show_default=False)  # no --no-... beside a flag, no --empty-... beside a list
@@ -90,34 +89,18 @@ class ModelFlags:
         str | None, _flag("sha256:<digest> of a model file that may run code when it is loaded (pickles and the like).")
     ] = None
 
-    def _overrides(self) -> dict[str, Any]:
-        given = {name: getattr(self, name) for name in ("layout", "channels", "scale", "mean", "std", "output")}
-        return {name: value for name, value in given.items() if value not in (None, ())}
-
     def load(self, model: str, *, device: str | None = None, threads: int | None = None) -> Classifier:
         """The classifier, with what these flags say in place of what lies beside it."""
-        overrides = self._overrides()
-        spec: InputSpec | None = None
-        if self.input is not None:
-            model, spec = with_input(model, self.input)
-
-        def opened(spec: InputSpec | None) -> Classifier:
-            with warnings.catch_warnings(record=True) as caught:
-                found = load_classifier(model, spec, device=device, threads=threads, trust_model=self.trust_model)
-            for warning in caught:
-                print(f"robustest: {warning.message}", file=sys.stderr)
-            return found
-
-        if not overrides:
-            classifier = opened(spec)
-            tell_guesses(classifier)
-            return classifier
-        if spec is None:
-            try:
-                spec = opened(None).info.spec
-            except InvalidSpec:  # it does not tell its own layout: the flags must
-                spec = InputSpec()
-        return opened(replace(spec, **overrides))
+        given = {name: getattr(self, name) for name in ("layout", "channels", "scale", "mean", "std", "output")}
+        told = {name: value for name, value in given.items() if value not in (None, ())}
+        with warnings.catch_warnings(record=True) as caught:
+            classifier = load_classifier(
+                model, self.input, told=told, device=device, threads=threads, trust_model=self.trust_model
+            )
+        for warning in caught:
+            print(f"robustest: {warning.message}", file=sys.stderr)
+        tell_guesses(classifier)
+        return classifier
 
 
 AS_USUAL = AttackFlags()

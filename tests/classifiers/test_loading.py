@@ -6,6 +6,7 @@ import pickle
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 
@@ -146,3 +147,77 @@ def test_a_device_that_a_model_cannot_run_on_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidSetting, match="Only torch modules"):
         load_classifier(lambda images: images, device="cuda:9")
     load_classifier(path, device="cpu")
+
+
+def _write_classes_onnx(path: Path, *outputs: str) -> Path:
+    """The linear model on NCHW images that also gives the class: `scores`, `classes`, in the order named."""
+    write_linear_onnx(path, W, B, shape=("n", 3, 4, 4))
+    model = onnx.load(path)
+    model.graph.node.append(onnx.helper.make_node("ArgMax", ["logits"], ["classes"], axis=1, keepdims=0))
+    scores = model.graph.output.pop()
+    classes = onnx.helper.make_tensor_value_info("classes", onnx.TensorProto.INT64, ["n"])
+    model.graph.output.extend({"scores": scores, "classes": classes}[name] for name in outputs)
+    onnx.save(model, str(path))
+    return path
+
+
+@pytest.mark.parametrize("told", [{}, {"output": "label"}])
+def test_a_file_that_gives_class_numbers_is_label_only(tmp_path: Path, told: dict[str, str]) -> None:
+    classifier = load_classifier(_write_classes_onnx(tmp_path / "m.onnx", "classes"), told=told)
+    images = RNG.random((5, 4, 4, 3), dtype=np.float32)
+    assert classifier.info.output == "label"
+    assert any("output label" in guess for guess in classifier.info.guessed) == (not told)
+    expected = (images.transpose(0, 3, 1, 2).reshape(5, -1) @ W + B).argmax(axis=1)
+    assert (classifier(images) == expected).all()
+    assert (pickle.loads(pickle.dumps(classifier))(images) == expected).all()
+
+
+def test_of_several_outputs_the_scores_are_taken_and_it_is_said(tmp_path: Path) -> None:
+    path = _write_classes_onnx(tmp_path / "m.onnx", "classes", "scores")
+    images = RNG.random((5, 4, 4, 3), dtype=np.float32)
+    classifier = load_classifier(path)
+    assert classifier(images).shape == (5, 3)
+    assert any("'logits'" in guess for guess in classifier.info.guessed)
+    assert load_classifier(path, told={"output": "label"})(images).shape == (5,)
+    first = load_classifier(_write_classes_onnx(tmp_path / "n.onnx", "scores", "classes"))
+    assert not any("'logits'" in guess for guess in first.info.guessed)
+
+
+def _write_uint8_onnx(path: Path) -> Path:
+    write_linear_onnx(path, W, B, shape=("n", 4, 4, 3))
+    model = onnx.load(path)
+    model.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.UINT8
+    model.graph.node.insert(0, onnx.helper.make_node("Cast", ["input"], ["cast"], to=onnx.TensorProto.FLOAT))
+    model.graph.node[1].input[0] = "cast"
+    onnx.save(model, str(path))
+    return path
+
+
+def test_a_uint8_input_gets_values_in_0_to_255(tmp_path: Path) -> None:
+    path = _write_uint8_onnx(tmp_path / "m.onnx")
+    images = RNG.integers(0, 256, (5, 4, 4, 3)).astype(np.float32)
+    classifier = load_classifier(path)
+    assert classifier.info.spec.scale == 1
+    assert classifier(images / 255) == pytest.approx(images.reshape(5, -1) @ W + B, rel=1e-4, abs=1e-2)
+    for told in ({"scale": "1/255"}, {"mean": 0.5}, {"std": 255}):
+        with pytest.raises(InvalidSpec, match=r"whole numbers in 0\.\.255"):
+            load_classifier(path, told=told)
+    with pytest.raises(InvalidSpec, match=r"whole numbers in 0\.\.255"):
+        load_classifier(path, InputSpec("NHWC", "RGB", 1 / 255))
+
+
+def test_what_is_told_holds_and_the_rest_is_guessed_and_said(tmp_path: Path) -> None:
+    path = write_linear_onnx(tmp_path / "m.onnx", W, B, shape=("n", 3, 4, 4))
+    info = load_classifier(path, told={"mean": (0.1, 0.2, 0.3)}).info
+    assert info.spec == InputSpec("NCHW", "RGB", 1 / 255, mean=(0.1, 0.2, 0.3))
+    assert " ".join(info.guessed) == (
+        "layout NCHW and channels RGB, from the input's shape ['n', 3, 4, 4] scale 1/255, std 1 "
+        "output logits, because scores of noise do not sum to 1"
+    )
+    everything = {"layout": "NCHW", "channels": "BGR", "scale": 1, "mean": 0, "std": 1, "output": "logits"}
+    assert load_classifier(path, told=everything).info.guessed == ()
+    (tmp_path / "model.toml").write_text('layout = "NCHW"\nchannels = "BGR"\n')
+    beside = load_classifier(path, told={"mean": 0.5}).info
+    assert (beside.spec, beside.guessed) == (InputSpec("NCHW", "BGR", mean=(0.5,)), ())
+    net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 3)).eval()
+    assert load_classifier(net, told={"scale": 1}).info.spec == InputSpec("NCHW", "RGB", 1)
