@@ -16,7 +16,7 @@ from copy import copy
 import numpy as np
 from numpy.typing import NDArray
 
-from robustest.attack import search_kernels
+from robustest.attack import draws, search_kernels
 from robustest.attack.search_grid import PERIOD, grid_of
 from robustest.attack.search_palette import SEEN, Palette
 from robustest.compiled import fast
@@ -56,6 +56,7 @@ class Beliefs:
     ) -> None:
         height, width = shape
         self.rng, self.shape = rng, shape
+        self.words = draws.words(rng)
         self.grid = grid = grid_of(height, width, reach=reach, far=far)
         self.across, self.cells = grid.across, grid.cells
         self.cell_of_pixel, self.pixel_of_cell = grid.cell_of_pixel, grid.pixel_of_cell
@@ -66,6 +67,9 @@ class Beliefs:
             change = palette.change(colour)
             self.size[colour, self.cell_of_pixel] = np.sqrt(np.square(change).mean(axis=1))
             self._norm[colour, self.cell_of_pixel] = np.maximum(np.linalg.norm(change, axis=1), 1e-9)
+        self._gray = np.zeros((0, 0), np.float32)  # of one channel: which way each edit changes it, kept
+        if palette.base.shape[1] == 1:
+            self._gray = self._directions(np.arange(colours)[:, None], np.arange(self.cells), 0)
         self._floor = np.float32(colour_floor)
         self.allowed: NDArray[np.bool_] = self.size > 0
         self.mean: Floats = np.where(self.allowed, np.float32(0), NEVER)
@@ -164,6 +168,7 @@ class Beliefs:
             self.deviation,
             self.size,
             self._norm,
+            self._gray,
             self._palette.colours,
             self._palette.base,
             SEEN,

@@ -30,6 +30,7 @@ def learn(
     deviation: Floats,
     size: Floats,
     norm: Floats,
+    directions: Floats,
     table: Floats,
     base: Floats,
     seen: np.float32,
@@ -44,16 +45,16 @@ def learn(
 ) -> Doubles:
     """`Beliefs.learn` on (V, cells) arrays, all but the surprise's sum: (N,) its relative squares are returned.
 
-    norm: (V, cells) of each edit's colour change. table, base, seen: see `Palette`.
+    norm: (V, cells) of each edit's colour change. directions: (V, cells) these changes over their norm, of a gray image;
+    (0, 0) of others. table, base, seen: see `Palette`.
     """
     count, width, kinds = len(cells), len(offsets), mean.shape[0]
     squares = np.empty(count, np.float64)
     weight = np.empty(count, np.float32)
     explained = np.empty(count, np.float32)
     factor = np.empty(count, np.float32)
-    gain, share = np.zeros(mean.shape, np.float32), np.zeros(mean.shape, np.float32)
     rest = _ONE - floor
-    channels, own_colours = base.shape[1], table.shape[1] > 1
+    channels, own_colours, gray = base.shape[1], table.shape[1] > 1, len(directions) > 0
     along = np.empty((count, channels), np.float32)
     for row in range(count):
         cell, colour = cells[row], colours[row]
@@ -70,36 +71,41 @@ def learn(
         factor[row] = np.float32(own / np.float64(max(long, _TINY)))
         told[colour, region[cell]] += surprise * np.float64(long)
         heard[colour, region[cell]] += np.float64(long * long)
+    gain, share = np.empty(mean.shape[1], np.float32), np.empty(mean.shape[1], np.float32)
     for kind in range(kinds):
+        # Rows by themselves, and places that are no negative numbers: half of the time went into finding the memory.
+        means, deviations, sizes, norms = mean[kind], deviation[kind], size[kind], norm[kind]
+        gain[:], share[:] = _NONE, _NONE
         for row in range(count):
-            cell, colour = cells[row], colours[row]
+            cell, like = cells[row], colours[row] == kind
             for step in range(width):
-                place = cell + offsets[step]
-                if colour == kind and step == middle:
-                    correlation = _ONE
+                place = np.uint64(cell + offsets[step])
+                spread = deviations[place]
+                cosine = _NONE
+                if gray:
+                    cosine = directions[kind, place] * along[row, 0]
                 else:
-                    cosine = _NONE
                     pixel = pixel_of_cell[place]
                     if pixel >= 0:
                         for channel in range(channels):
                             change = table[kind, pixel if own_colours else 0, channel] - base[pixel, channel]
                             if not abs(change) < seen:
-                                cosine += change / norm[kind, place] * along[row, channel]
-                    correlation = near[step] * (floor + rest * max(cosine, _NONE))
-                    known = deviation[kind, place] / max(size[kind, place], _TINY)
-                    correlation = correlation * (known * factor[row])
-                gain[kind, place] += (correlation * weight[row]) * deviation[kind, place]
-                share[kind, place] += (correlation * correlation) * explained[row]
-    # A place that several edits tell of is changed once, by all of them.
-    for kind in range(kinds):
+                                cosine += change / norms[place] * along[row, channel]
+                correlation = near[step] * (floor + rest * max(cosine, _NONE))
+                correlation = correlation * (spread / max(sizes[place], _TINY) * factor[row])
+                if like and step == middle:
+                    correlation = _ONE
+                gain[place] += (correlation * weight[row]) * spread
+                share[place] += (correlation * correlation) * explained[row]
+        # A place that several edits tell of is changed once, by all of them.
         for row in range(count):
             for step in range(width):
-                place = cells[row] + offsets[step]
-                part = share[kind, place]
+                place = np.uint64(cells[row] + offsets[step])
+                part = share[place]
                 if part >= _NONE:
-                    mean[kind, place] = mean[kind, place] + gain[kind, place] / max(part, _ONE)
-                    deviation[kind, place] = deviation[kind, place] * np.sqrt(max(_ONE - part, _LEAST))
-                    share[kind, place] = -_ONE
+                    means[place] = means[place] + gain[place] / max(part, _ONE)
+                    deviations[place] = deviations[place] * np.sqrt(max(_ONE - part, _LEAST))
+                    share[place] = -_ONE
     return squares
 
 
@@ -109,9 +115,10 @@ def drawn(mean: Floats, deviation: Floats, noise: Floats, factor: np.float32) ->
     kinds, count = mean.shape
     scores = np.empty((kinds, count), np.float32)
     for kind in range(kinds):
-        start = kind * count
+        means, deviations, draws = mean[kind], deviation[kind], noise[kind * count : (kind + 1) * count]
+        row = scores[kind]
         for cell in range(count):
-            scores[kind, cell] = mean[kind, cell] + factor * deviation[kind, cell] * noise[start + cell]
+            row[cell] = means[cell] + factor * deviations[cell] * draws[cell]
     return scores
 
 
@@ -131,8 +138,9 @@ def top(scores: Floats, count: int, avoid: Ints, never: np.float32) -> tuple[int
     cells = np.empty(count + 1, np.int64)
     highest = scores[0].copy()
     for kind in range(1, kinds):
+        row = scores[kind]
         for cell in range(width):
-            highest[cell] = max(highest[cell], scores[kind, cell])
+            highest[cell] = max(highest[cell], row[cell])
     found = 0
     for cell in range(width):
         score = highest[cell]
@@ -198,12 +206,9 @@ def spread(mean: Floats, deviation: Floats, size: Floats, common: Doubles, regio
 
 
 @compiled
-def key_of(width: int, cells: Ints, colours: Ints) -> np.int64:
-    """`search_states.state_keys` of one state."""
-    total = np.uint64(0)
-    for edit in range(len(cells)):
-        total += kernels.scrambled(np.uint64(colours[edit] * width + cells[edit] + 1) * GOLDEN)
-    return np.int64(total)
+def edit_key(width: int, cell: int, colour: int) -> np.int64:
+    """`search_states.state_keys` of a state of one edit."""
+    return np.int64(kernels.scrambled(np.uint64(colour * width + cell + 1) * GOLDEN))
 
 
 @compiled
@@ -211,8 +216,9 @@ def state_keys(width: int, cells: Ints, colours: Ints, offsets: Ints) -> Ints:
     """`search_states.state_keys`."""
     keys = np.empty(len(offsets) - 1, np.int64)
     for state in range(len(keys)):
-        rows = slice(offsets[state], offsets[state + 1])
-        keys[state] = key_of(width, cells[rows], colours[rows])
+        keys[state] = 0
+        for edit in range(offsets[state], offsets[state + 1]):
+            keys[state] += edit_key(width, cells[edit], colours[edit])
     return keys
 
 
@@ -310,7 +316,8 @@ def find_rows(table: Ints, numbers: Ints, rows: Doubles, keys: Ints, places: Int
     for row in places:
         place = _place_of(table, keys[row] if keys[row] != 0 else np.int64(1))
         if table[place] != 0:
-            out[row] = rows[numbers[place]]
+            for entry in range(rows.shape[1]):
+                out[row, entry] = rows[numbers[place], entry]
 
 
 @compiled
@@ -322,7 +329,8 @@ def add_rows(table: Ints, numbers: Ints, rows: Doubles, count: int, keys: Ints, 
         if table[place] == 0:
             table[place], numbers[place] = key, count
             count += 1
-        rows[numbers[place]] = told[row]
+        for entry in range(rows.shape[1]):
+            rows[numbers[place], entry] = told[row, entry]
     return count
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from robustest.attack import search_kernels, search_swap_kernels
+from robustest.attack import draws, search_kernels, search_swap_kernels
 from robustest.attack.search_asked import Asked
 from robustest.attack.search_beliefs import FEW, NEVER, Beliefs, Floats
 from robustest.attack.search_states import Batch, Ints, State, with_each
@@ -24,6 +24,8 @@ _MOVING, _JOINING, _SHIFTING, _RECOLOURING = 0.45, 0.3, 0.15, 0.1
 _SHADES = np.float32(0.5)  # share of the other colours that are looked at
 _THINNING = np.float32(0.3)  # share of neighbours that are looked at, so that the same one is not always found
 _WORST = np.float32(-1e20)
+_SHARES = np.array([_MOVING, _MOVING + _JOINING, _MOVING + _JOINING + _SHIFTING, _RECOLOURING])
+_LIMITS = np.array([_THINNING, _SHADES, _WORST, NEVER], np.float32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,27 +95,24 @@ def fresh_swaps(
     """Of at most `count` swaps of a state's edits the first `most` that were not asked about; None where there is none."""
     noise, factor = beliefs.noise(optimism)
     weight = np.exp((np.minimum.reduce(ahead.need) - ahead.need) / ahead.softness).cumsum()
-    if fast() and ahead.useless is None and count <= FEW:
-        state = ahead.state
+    words = beliefs.words if rng is beliefs.rng else draws.words(rng)
+    if fast() and words is not None and ahead.useless is None and count <= FEW:
         found, cells, colours, added_cells, added_colours, places, single = search_swap_kernels.fresh_swaps(
-            rng,
+            *words,
             beliefs.mean,
             beliefs.deviation,
             noise,
             factor,
             count,
-            state.cells,
-            state.colours,
+            ahead.state.cells,
+            ahead.state.colours,
             weight,
             beliefs.grid.around,
             beliefs.grid.steps,
             beliefs.across,
             beliefs.allowed,
-            (_MOVING, _MOVING + _JOINING, _MOVING + _JOINING + _SHIFTING, _RECOLOURING),
-            _THINNING,
-            _SHADES,
-            _WORST,
-            NEVER,
+            _SHARES,
+            _LIMITS,
             asked.table(),
             most,
         )
