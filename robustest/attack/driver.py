@@ -360,7 +360,8 @@ def _result(classifier: Classifier, game: _Game) -> AttackResult:
     task, record = game.task, game.record
     if game.search is not None:
         game.search.close()
-    notes = task.notes
+    saliency = task.notes.saliency() if task.notes.saliency is not None else None
+    task.notes.saliency = None  # it holds the search, which holds the notes: only the garbage collector would free that
     common = AttackResult(
         verdict=Verdict.SURVIVED,
         attack=task.settings.attack,
@@ -374,7 +375,7 @@ def _result(classifier: Classifier, game: _Game) -> AttackResult:
         remembered=record.remembered,
         margin=float(record.lowest),
         curve=tuple(record.curve),
-        saliency=notes.saliency() if notes.saliency is not None else None,
+        saliency=saliency,
         decision_only=task.decision_only,
         seconds=game.seconds,
     )

@@ -21,6 +21,7 @@ from robustest.audit.facts import Columns
 from robustest.audit.files import read_json, storage, write_json, writing
 from robustest.audit.images import StoredImages, open_images
 from robustest.audit.ledger import FILE, open_for_reading, read_records, read_saliency
+from robustest.audit.maps import Halves, write_maps
 from robustest.audit.plan import RESULT, Plan, shard_folder
 from robustest.audit.reading import PLACEHOLDER, check_edits
 from robustest.audit.records import ImageRecord, Values, to_json
@@ -190,18 +191,12 @@ def _write_picture(folder: Path, record: ImageRecord, clean: Values) -> None:
 def _write_saliency(run: Path, plan: Plan) -> None:
     """The saliency before and after the search, of the first images: float16, N x (H, W), with their indices."""
     height, width, _ = plan.data.shape
-    rows = [
-        row for number in range(plan.shards) for row in read_saliency(shard_folder(run, number) / FILE, (height, width))
-    ]
-    if not rows:
-        return
-    with writing(run / "saliency.npz") as handle:
-        np.savez_compressed(
-            handle,
-            indices=np.array([index for index, _, _ in rows], dtype=np.int64),
-            before=np.stack([before for _, before, _ in rows]),
-            after=np.stack([after for _, _, after in rows]),
-        )
+
+    def rows() -> Iterator[tuple[int, Halves, Halves]]:
+        for number in range(plan.shards):
+            yield from read_saliency(shard_folder(run, number) / FILE, (height, width))
+
+    write_maps(run / "saliency.npz", rows, (height, width))
 
 
 def _write_timing(run: Path, plan: Plan) -> None:

@@ -58,14 +58,14 @@ class Meter:
         self._total, self._tell = total, tell
         self._counts = {kind: getattr(before, kind.value) for kind in Verdict}
         self._queries, self._fresh = before.queries, 0
-        self._seen: set[int] = set()
+        self._seen = bytearray(total)  # of each image, whether it was counted
         self._began = time.monotonic()
         self._report()
 
     def __call__(self, event: Event) -> None:
-        if event.verdict is None or event.index in self._seen:
+        if event.verdict is None or self._seen[event.index]:
             return
-        self._seen.add(event.index)
+        self._seen[event.index] = True
         self._counts[event.verdict] += 1
         self._queries += event.queries
         self._fresh += 1

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from robustest.audit.maps import read_maps
 from robustest.audit.records import ImageRecord
 from robustest.audit.summary import AuditSummary
-from robustest.errors import RunConflict
 from robustest.images import Pixels
 from robustest.report.pictures import Pictures, eight_bits, pictures_of
 from robustest.report.png import picture_uri
@@ -133,7 +132,7 @@ def gallery_of(
 
 
 def saliency_maps(summary: AuditSummary) -> dict[int, SaliencyChange]:
-    """Saliency before and after the search, of the images for which the run kept it, by index.
+    """Saliency before and after the search, by index, of the images that have a card and for which the run kept it.
 
     Raises:
         RunConflict: the run's file of them is damaged.
@@ -142,16 +141,10 @@ def saliency_maps(summary: AuditSummary) -> dict[int, SaliencyChange]:
     if path is None or not path.is_file():
         return {}
     height, width, _ = summary.data.shape
-    try:
-        with path.open("rb") as handle, np.load(handle, allow_pickle=False) as data:
-            indices, before, after = data["indices"], data["before"], data["after"]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise RunConflict(f"{str(path)!r} is damaged: {error}. Remove it, or finish the run again.") from error
-    if before.shape != (len(indices), height, width) or after.shape != before.shape:
-        raise RunConflict(f"{str(path)!r} holds maps of another size than the images; remove it.")
+    wanted = {record.index for record in _ordered(summary.records, summary.settings.norm)[:_MOST_CARDS]}
     return {
-        int(index): SaliencyChange(first.astype(np.float64), last.astype(np.float64))
-        for index, first, last in zip(indices.tolist(), before, after, strict=True)
+        index: SaliencyChange(before.astype(np.float64), after.astype(np.float64))
+        for index, (before, after) in read_maps(path, wanted, (height, width)).items()
     }
 
 

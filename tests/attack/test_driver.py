@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import pickle
 from collections.abc import Callable
 
@@ -15,6 +16,7 @@ from robustest.attack.driver import usual_games
 from robustest.attack.find import iter_adversarials
 from robustest.attack.record import Record, distances_of, edit_keys, state_keys
 from robustest.attack.replay import replay
+from robustest.attack.search_beliefs import Beliefs
 from robustest.attack.task import Search, Task
 from robustest.classifiers import InputSpec, load_classifier
 from robustest.classifiers.batching import Batch
@@ -72,6 +74,21 @@ def test_the_budget_is_never_exceeded_and_counts_the_clean_image() -> None:
         for result in run(lights([1, 2, 3, 9] * 50), queries=queries):
             assert result.queries <= queries
     assert run(lights([1, 2, 3]), queries=3)[0].verdict is Verdict.SURVIVED
+
+
+def test_a_finished_game_is_freed_at_once() -> None:
+    """Its search and the driver's notes know each other: left so, they would wait for the garbage collector."""
+    classifier = load_classifier(brightness(3.5))
+    images = np.arange(60 * SIDE * SIDE, dtype=np.uint8).reshape(60, SIDE, SIDE, 1) % 2
+    before = gc.isenabled()
+    gc.disable()
+    try:
+        found = iter_adversarials(classifier, images, np.zeros(60, np.int64), AttackSettings(queries=30), games=2)
+        alive = [sum(isinstance(thing, Beliefs) for thing in gc.get_objects()) for _ in found]
+    finally:
+        if before:
+            gc.enable()
+    assert max(alive) <= 4  # of the two in play; each looks at its image as one or two rivals see it
 
 
 def test_a_question_asked_twice_is_answered_from_memory() -> None:
