@@ -59,25 +59,75 @@ def _place_of(table_keys: NDArray[np.uint64], table_margins: Margins, key: np.ui
 
 
 @compiled
-def find_margins(table_keys: NDArray[np.uint64], table_margins: Margins, keys: NDArray[np.uint64], out: Margins) -> int:
-    """`Memory.find` in such a table."""
-    unknown = 0
-    for row in range(len(keys)):
-        place = _place_of(table_keys, table_margins, keys[row])
-        out[row] = table_margins[place]
-        unknown += np.isnan(table_margins[place])
-    return unknown
+def find_margins(
+    table_keys: NDArray[np.uint64],
+    table_margins: Margins,
+    slots: Ints,
+    bounds: Ints,
+    keys: NDArray[np.uint64],
+    left: Ints,
+) -> tuple[Margins, NDArray[np.bool_], Ints]:
+    """`Memories.find` in such tables, a row each image."""
+    known, sent = np.empty(len(keys)), np.empty(len(keys), np.bool_)
+    unknown = np.zeros(len(slots), np.int64)
+    for number in range(len(slots)):
+        own_keys, own_margins = table_keys[slots[number]], table_margins[slots[number]]
+        for row in range(bounds[number], bounds[number + 1]):
+            known[row] = own_margins[_place_of(own_keys, own_margins, keys[row])]
+            new = np.isnan(known[row])
+            unknown[number] += new
+            sent[row] = new and unknown[number] <= left[number]
+    return known, sent, unknown
 
 
 @compiled
 def add_margins(
-    table_keys: NDArray[np.uint64], table_margins: Margins, keys: NDArray[np.uint64], margins: Margins
-) -> int:
-    """`Memory.add` in such a table, which must keep a free place; returns how many keys are new."""
-    new = 0
-    for row in range(len(keys)):
-        place = _place_of(table_keys, table_margins, keys[row])
-        new += np.isnan(table_margins[place])
-        table_keys[place] = keys[row]
-        table_margins[place] = margins[row]
-    return new
+    table_keys: NDArray[np.uint64],
+    table_margins: Margins,
+    counts: Ints,
+    slots: Ints,
+    bounds: Ints,
+    keys: NDArray[np.uint64],
+    margins: Margins,
+) -> Margins:
+    """`Memories.add` in such tables, which must keep a free place each; adds to the counts (slots,) what is new."""
+    lowest = np.full(len(slots), np.inf)
+    for number in range(len(slots)):
+        slot = slots[number]
+        own_keys, own_margins = table_keys[slot], table_margins[slot]
+        for row in range(bounds[number], bounds[number + 1]):
+            place = _place_of(own_keys, own_margins, keys[row])
+            counts[slot] += np.isnan(own_margins[place])
+            own_keys[place] = keys[row]
+            own_margins[place] = margins[row]
+            lowest[number] = min(lowest[number], margins[row])
+    return lowest
+
+
+@compiled
+def move_margins(
+    table_keys: NDArray[np.uint64], table_margins: Margins, larger_keys: NDArray[np.uint64], larger: Margins
+) -> None:
+    """Put what such tables hold into larger ones."""
+    for slot in range(len(table_keys)):
+        for place in range(table_keys.shape[1]):
+            if not np.isnan(table_margins[slot, place]):
+                new = _place_of(larger_keys[slot], larger[slot], table_keys[slot, place])
+                larger_keys[slot, new], larger[slot, new] = table_keys[slot, place], table_margins[slot, place]
+
+
+@compiled
+def margins_of(values: Margins, counts: Ints, labels: Ints, targets: Ints) -> Margins:
+    """`classifier.margins_of` of comparable scores (N, K), so many of each of G images with its label and target, or -1."""
+    margins = np.empty(len(values))
+    row = 0
+    for image in range(len(counts)):
+        aim = targets[image] if targets[image] >= 0 else labels[image]
+        for _ in range(counts[image]):
+            best = -np.inf
+            for place in range(values.shape[1]):
+                if place != aim and values[row, place] > best:
+                    best = values[row, place]
+            margins[row] = (-1.0 if targets[image] >= 0 else 1.0) * (values[row, aim] - best)
+            row += 1
+    return margins

@@ -1,7 +1,8 @@
-"""What an image's attack was answered: a margin for every state asked, by the state's key.
+"""What the attacks on images were answered: a margin for every state asked, by the state's key.
 
-In a plain dict, or, where compiled code is used, in a table of two arrays with open addressing, which takes a fifth of
-the room. Both give the same answers.
+The memories of all images in play lie side by side, so that a group's questions are looked up together. In plain dicts,
+or, where compiled code is used, in tables with open addressing, rows of two arrays, which take a fifth of the room. Both
+give the same answers.
 """
 
 from __future__ import annotations
@@ -14,50 +15,115 @@ from robustest.compiled import fast
 from robustest.results import Margins
 
 Keys = NDArray[np.uint64]
+Ints = NDArray[np.int64]
 
 _SMALLEST = 64  # places of a new table; always a power of two, and at most half of them taken
 
 
-class Memory:
-    """Margins by key."""
+class Memories:
+    """Margins by key, of several images.
 
-    def __init__(self) -> None:
-        self._margins: dict[int, float] = {}
-        self._table: tuple[Keys, Margins] | None = None
-        self._count = 0
+    Args:
+        slots: how many images.
+    """
+
+    def __init__(self, slots: int) -> None:
+        self._margins: list[dict[int, float]] = [{} for _ in range(slots)]
+        self._table: tuple[Keys, Margins] | None = None  # (slots, places) each
+        self._counts = np.zeros(slots, np.int64)
+
+    def clear(self, slot: int) -> None:
+        """Forget all of one image."""
+        self._margins[slot] = {}
+        self._counts[slot] = 0
+        if self._table is not None:
+            self._table[1][slot] = np.nan
+
+    def count(self, slot: int) -> int:
+        """How many states of one image are known."""
+        return len(self._margins[slot]) if self._table is None else int(self._counts[slot])
+
+    def find(self, slots: Ints, bounds: Ints, keys: Keys, left: Ints) -> tuple[Margins, NDArray[np.bool_], Ints]:
+        """What is known of states.
+
+        Args:
+            slots: (G,) images. bounds: (G + 1,) the rows of each among the N keys. left: (G,) queries each may spend.
+
+        Returns:
+            (N,) margins, NaN where not known; (N,) those not known that the queries left allow, the first of each image;
+            (G,) how many of each image are not known, allowed or not.
+        """
+        if self._table is not None:
+            return kernels.find_margins(*self._table, slots, bounds, keys, left)
+        known, sent, unknown = np.empty(len(keys)), np.zeros(len(keys), bool), np.zeros(len(slots), np.int64)
+        for number, slot in enumerate(slots.tolist()):
+            rows = slice(bounds[number], bounds[number + 1])
+            get = self._margins[slot].get
+            known[rows] = [get(key, np.nan) for key in keys[rows].tolist()]
+            new = np.isnan(known[rows])
+            unknown[number] = np.add.reduce(new, dtype=np.int64)
+            sent[rows] = new & (np.cumsum(new) <= left[number])
+        return known, sent, unknown
+
+    def add(self, slots: Ints, bounds: Ints, keys: Keys, margins: Margins) -> Margins:
+        """Remember finite margins of states; known keys keep theirs, which is the same.
+
+        Args:
+            slots: (G,) images. bounds: (G + 1,) the rows of each among the N keys and margins.
+
+        Returns:
+            (G,) the lowest of each image's margins, inf where there are none.
+        """
+        if fast() or self._table is not None:
+            table = self._tables(int(np.maximum.reduce(self._counts[slots] + np.diff(bounds))))
+            return kernels.add_margins(*table, self._counts, slots, bounds, keys, margins)
+        lowest = np.full(len(slots), np.inf)
+        for number, slot in enumerate(slots.tolist()):
+            own = margins[bounds[number] : bounds[number + 1]].tolist()
+            self._margins[slot].update(zip(keys[bounds[number] : bounds[number + 1]].tolist(), own, strict=True))
+            lowest[number] = min(own, default=np.inf)
+        return lowest
+
+    def _tables(self, entries: int) -> tuple[Keys, Margins]:
+        """The tables, with room for so many states of any one image."""
+        slots = len(self._counts)
+        if self._table is None:
+            self._table = (np.zeros((slots, _SMALLEST), np.uint64), np.full((slots, _SMALLEST), np.nan))
+            before, self._margins = self._margins, [{} for _ in range(slots)]
+            for slot, margins in enumerate(before):
+                keys = np.array(list(margins), np.uint64)
+                bounds = np.array([0, len(keys)])
+                self.add(np.array([slot]), bounds, keys, np.array(list(margins.values()), np.float64))
+        places = self._table[0].shape[1]
+        if 2 * entries > places:
+            larger = 1 << (2 * entries - 1).bit_length()
+            grown = (np.zeros((slots, larger), np.uint64), np.full((slots, larger), np.nan))
+            kernels.move_margins(*self._table, *grown)
+            self._table = grown
+        return self._table
+
+
+class Memory:
+    """One image's part of several images' memories.
+
+    Args:
+        memories: of the images in play. slot: the place of this one, which must be free.
+    """
+
+    def __init__(self, memories: Memories | None = None, slot: int = 0) -> None:
+        self._memories = memories or Memories(1)
+        self._slot = np.array([slot])
+        self._memories.clear(slot)
 
     def __len__(self) -> int:
-        return len(self._margins) if self._table is None else self._count
+        return self._memories.count(int(self._slot[0]))
 
     def find(self, keys: Keys, out: Margins) -> int:
         """Write the margin of each key to `out`, NaN for one not known; returns how many are not."""
-        if self._table is not None:
-            return int(kernels.find_margins(*self._table, keys, out))
-        get = self._margins.get
-        found = [get(key, np.nan) for key in keys.tolist()]
-        out[:] = found
-        return sum(margin != margin for margin in found)
+        bounds = np.array([0, len(keys)])
+        out[:], _, unknown = self._memories.find(self._slot, bounds, keys, bounds[1:])
+        return int(unknown[0])
 
     def add(self, keys: Keys, margins: Margins) -> None:
         """Remember finite margins of states; known keys keep theirs, which is the same."""
-        if self._table is None and not fast():
-            self._margins.update(zip(keys.tolist(), margins.tolist(), strict=True))
-            return
-        if self._table is None:
-            self._table = (np.zeros(_SMALLEST, np.uint64), np.full(_SMALLEST, np.nan))
-            before, self._margins = self._margins, {}
-            self.add(np.array(list(before), np.uint64), np.array(list(before.values()), np.float64))
-        self._grow(self._count + len(keys))
-        self._count += int(kernels.add_margins(*self._table, keys, margins))
-
-    def _grow(self, entries: int) -> None:
-        assert self._table is not None
-        places = len(self._table[0])
-        if 2 * entries <= places:
-            return
-        while 2 * entries > places:
-            places *= 2
-        keys, margins = self._table
-        taken = ~np.isnan(margins)
-        self._table = (np.zeros(places, np.uint64), np.full(places, np.nan))
-        kernels.add_margins(*self._table, keys[taken], margins[taken])
+        self._memories.add(self._slot, np.array([0, len(keys)]), keys, margins)

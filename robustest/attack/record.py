@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robustest.attack import kernels
-from robustest.attack.memory import Keys, Memory
+from robustest.attack.memory import Memory
 from robustest.compiled import fast
 from robustest.results import Edits, Margins
 from robustest.settings import Norm
@@ -74,11 +74,11 @@ class Record:
     Args:
         base: (P, C) colours of the clean image in [0, 1].
         norm: the distance to be made small. budget: queries allowed, the clean image's included.
+        memory: of what this image's states were answered; who asks about several images fills it, for all at once.
     """
 
-    def __init__(self, base: NDArray[np.float32], norm: Norm, budget: int) -> None:
-        self.base, self.norm, self.budget = base, norm, budget
-        self.memory = Memory()
+    def __init__(self, base: NDArray[np.float32], norm: Norm, budget: int, memory: Memory) -> None:
+        self.base, self.norm, self.budget, self.memory = base, norm, budget, memory
         self.queries = 0
         self.remembered = 0
         self.lowest = np.inf
@@ -91,17 +91,13 @@ class Record:
         """Queries not yet spent."""
         return self.budget - self.queries
 
-    def learn(self, edits: Edits, start: int, keys: Keys, margins: Margins) -> None:
+    def learn(self, edits: Edits, start: int, margins: Margins, lowest: float) -> None:
         """Take in the margins of states that were sent to the classifier, in the order they were asked.
 
         Args:
             edits: a batch, of which this image's states are those from `start` on.
-            keys, margins: of these states, one each.
+            margins: of these states, one each. lowest: of them.
         """
-        if not len(margins):
-            return
-        self.memory.add(keys, margins)
-        lowest = float(np.minimum.reduce(margins))
         self.lowest = min(self.lowest, lowest)
         if lowest < 0:
             flips = np.flatnonzero(margins < 0)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from robustest.attack.driver import usual_games
 from robustest.attack.find import iter_adversarials
+from robustest.attack.memory import Memory
 from robustest.attack.record import Record, distances_of, edit_keys, state_keys
 from robustest.attack.replay import replay
 from robustest.attack.search_beliefs import Beliefs
@@ -199,9 +200,11 @@ def test_distances_of_edits(norm: Norm, wanted: float) -> None:
 
 
 def test_the_record_keeps_the_first_of_equally_near_images() -> None:
-    record = Record(np.zeros((9, 1), np.float32), "l0", 10)
+    record = Record(np.zeros((9, 1), np.float32), "l0", 10, Memory())
     edits = Edits.of([{0: 1.0, 1: 1.0}, {2: 1.0}, {3: 1.0}], 1)
-    record.learn(edits, 0, state_keys(edits), np.array([-1.0, -2.0, -3.0]))
+    margins = np.array([-1.0, -2.0, -3.0])
+    record.memory.add(state_keys(edits), margins)
+    record.learn(edits, 0, margins, -3.0)
     assert record.best is not None
     assert record.best.pixels.tolist() == [2]
     assert record.curve == [(1, 2.0), (2, 1.0)]

@@ -1,0 +1,117 @@
+"""One image in play: its search, its record, and the question that waits for an answer."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from robustest.attack.memory import Memories, Memory
+from robustest.attack.record import Record
+from robustest.attack.shrink import shrink
+from robustest.attack.task import Search, Strategy, Task
+from robustest.randomness import stream
+from robustest.results import Edits, Margins
+
+_STALE_QUESTIONS = 1000  # in a row answered from memory alone: a search that turns in a circle
+_MOST_RESERVED = 200  # queries kept for shrinking, however many pixels there are
+_EMPTY = Edits(np.zeros(0, np.int64), np.zeros((0, 1), np.float32), np.zeros(2, np.int64))
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One image to be attacked, and its name in random streams."""
+
+    index: int
+    task: Task
+    image_id: str
+
+
+class Game:
+    """One image in play.
+
+    Args:
+        job: the image. strategy: makes its search. slot: its place among the games, in the memories, too.
+    """
+
+    def __init__(self, job: Job, strategy: Strategy, slot: int, memories: Memories) -> None:
+        self.job, self.slot, self.strategy = job, slot, strategy
+        channels = job.task.image.shape[2]
+        settings = job.task.settings
+        memory = Memory(memories, slot)
+        self.record = Record(job.task.image.reshape(-1, channels), settings.norm, settings.queries, memory)
+        self.search: Search | None = None
+        self.task = job.task
+        self.question = Edits(_EMPTY.pixels, np.zeros((0, channels), np.float32), _EMPTY.offsets)
+        self.shrinking = False
+        self.stale = 0
+        self.seconds = 0.0
+        self.predicted: int | None = None
+        self.reason = ""
+        self.minimal = False
+
+    def recall(self, asked: int, unknown: int) -> None:
+        """Count the states asked, of which so many were not remembered."""
+        self.record.remembered += asked - unknown
+        self.stale = 0 if unknown else self.stale + 1
+
+    def advance(self, margins: Margins) -> bool:
+        """Send the answer on and take the next question; False when the game is over."""
+        started = time.perf_counter()
+        try:
+            return self._next(margins)
+        finally:
+            self.seconds += time.perf_counter() - started
+
+    def attackable(self) -> bool:
+        """True unless the unchanged image counts as adversarial already; then `reason` says why."""
+        if self.predicted != self.task.label:
+            self.reason = f"the classifier answers {self.predicted} for the unchanged image, not {self.task.label}"
+        elif self.task.target == self.task.label:
+            self.reason = f"the image already is of the target class {self.task.target}"
+        return not self.reason
+
+    def finish(self) -> None:
+        """Let go of the search, and of the place in the memories."""
+        if self.search is not None:
+            self.search.close()
+        self.minimal = self.record.unchecked() == 0
+
+    def _next(self, margins: Margins) -> bool:
+        try:
+            if self.search is None:
+                self.task = replace(self.job.task, clean_margin=float(margins[0]))
+                rng = stream(self.task.settings.seed, self.job.image_id, purpose=self.task.settings.attack)
+                self.search = self.strategy(self.task, rng)
+                self.question = next(self.search)
+            else:
+                self.question = self.search.send(margins)
+        except StopIteration:
+            return (not self.shrinking or self.record.unchecked() > 0) and self._shrink()
+        if not self.shrinking and self._must_check():
+            return self._shrink()
+        return self.record.left > 0 and self.stale < _STALE_QUESTIONS
+
+    def _must_check(self) -> bool:
+        """True when the queries left are just enough to shrink the best image and check that no pixel can be put back."""
+        best, left = self.record.best, self.record.left - len(self.question)
+        if left >= _MOST_RESERVED or best is None or len(best.pixels) == 1:
+            return False
+        # Rounds of putting back single pixels, each with fewer to ask; many pixels go in groups first, which is cheap.
+        needed = min(3 * len(best.pixels) + 16, _MOST_RESERVED, self.record.budget // 2)
+        return left < needed and self.record.unchecked() > 0
+
+    def _shrink(self) -> bool:
+        """Turn from the search to shrinking the best image."""
+        if self.record.best is None or self.record.left <= 0:
+            return False
+        if self.search is not None:
+            self.search.close()
+        self.shrinking = True
+        self.search = shrink(self.record.best)
+        try:
+            self.question = next(self.search)
+        except StopIteration:
+            return False
+        return True
