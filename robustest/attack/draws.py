@@ -111,14 +111,14 @@ def small_unit(state: Words, rest: Words) -> np.float32:
 
 
 @compiled
-def below(state: Words, rest: Words, bound: int) -> np.int64:
+def below(state: Words, rest: Words, bound: int) -> int:
     """`rng.integers(bound)`, of a bound from 1 to 2^31."""
     if bound == 1:
-        return np.int64(0)
+        return 0
     many = np.uint64(bound)
     product = next_half(state, rest) * many
     if (product & _LOW) < many:
         least = ((np.uint64(1) << _HALF) - many) % many
         while (product & _LOW) < least:
             product = next_half(state, rest) * many
-    return np.int64(product >> _HALF)
+    return int(np.int64(product >> _HALF))

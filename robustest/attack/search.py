@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robustest.attack import search_kernels
+from robustest.attack import search_turns as swapping
 from robustest.attack.search_asked import Asked
 from robustest.attack.search_beliefs import Beliefs
 from robustest.attack.search_blocks import floods, settle, spreads, thin
@@ -31,7 +32,6 @@ from robustest.attack.search_states import (
     State,
     pixels_and_values,
     prefixes,
-    smallest_flip,
     without_each,
 )
 from robustest.attack.search_tuning import Tuning
@@ -138,9 +138,8 @@ class _Play:
     def ask(self, batch: Batch) -> Asking:
         """Have states scored, and keep the smallest that flips."""
         margins = yield self._edits_of(batch)
-        keys, new = self.asked.add(batch, self.alone)
+        keys, new, place = self.asked.heed(batch, self.alone, margins)
         self.left -= max(new, -(-len(batch) // 4))  # a search that turns in a circle ends too
-        place = (search_kernels.smallest_flip if fast() else smallest_flip)(margins, batch.offsets)
         if place >= 0:
             found = batch[place]
             if self.best is None or len(found) < len(self.best):
@@ -171,7 +170,7 @@ class _Play:
         self.beliefs = self.views[aim]
 
     @property
-    def _stop(self) -> int:
+    def stop(self) -> int:
         """Queries left at which no smaller state is looked for: what is found must be checked, in two rounds if need be."""
         check = 0 if self._far() or self.best is None else 2 * len(self.best) - 3
         return max(self.until, min(check, self.queries // _CHECKING))
@@ -219,7 +218,7 @@ class _Play:
         while self.left > stop and (self._far() or self.best is best):
             if flat == _FLAT and self._far() and not self.large:
                 return
-            cells, colours = beliefs.top(beliefs.drawn(self.boldness, but=self.alone), tuning.batch)
+            cells, colours = beliefs.best(self.boldness, tuning.batch, but=self.alone)
             if not len(cells):
                 self.singles_left = False
                 return
@@ -252,9 +251,7 @@ class _Play:
         margin = self.clean if self.rivals is None or self.aim == _NEAREST else float(self.rivals.clean[self.aim])
         height, lowest = 0, margin  # of the farthest leap
         tallest = min(tuning.tallest, len(beliefs.cell_of_pixel) // 2)
-        while self.left > self._stop and len(state) + 1 < min(
-            tallest, tallest if self.best is None else len(self.best)
-        ):
+        while self.left > self.stop and len(state) + 1 < min(tallest, tallest if self.best is None else len(self.best)):
             if self._hopeless(height, lowest, rounds * tuning.batch):
                 self.built = state
                 return None
@@ -322,7 +319,7 @@ class _Play:
     def _undercut(self) -> Playing:
         """At one edit fewer than the best, look for a set that flips, from one start after another."""
         size, tries = 0, 0
-        while self.best is not None and len(self.best) > 1 and self.left > self._stop:
+        while self.best is not None and len(self.best) > 1 and self.left > self.stop:
             if len(self.best) == 2:  # one edit fewer is a single edit: what screening is for
                 self._aim_at(_NEAREST)
                 yield from self._singles(self.until)
@@ -336,7 +333,7 @@ class _Play:
                 self._aim_at(ranked[(tries // 2) % min(len(ranked), self.tuning.aims)] if tries % 2 else _NEAREST)
             grown = (yield from self._climb()) if tries % 2 and not self.label_only else None
             if grown is not None:
-                yield from self._swap(*grown, (yield from self._needs(*grown)))
+                yield from self._swap(*grown, (yield from self.needs(*grown)))
             elif len(self.best) - 1 == size:
                 state = self.best
                 margins = yield from self._weigh(without_each(state))
@@ -346,7 +343,7 @@ class _Play:
                 margin = float(margins[place])
                 yield from self._swap(state.keep(others), margin, (margins - margin)[others])
 
-    def _needs(self, state: State, margin: float) -> Asking:
+    def needs(self, state: State, margin: float) -> Asking:
         """How much each edit of a state holds the margin down."""
         if len(state) == 1:
             return np.zeros(1)
@@ -354,9 +351,12 @@ class _Play:
 
     def _swap(self, current: State, margin: float, need: Margins) -> Playing:
         """Swap edits of a state until it flips, or nothing has come of it for long."""
+        if swapping.ready(self, current):
+            yield from swapping.turns(self, current, margin, need)
+            return
         beliefs, tuning = self.beliefs, self.tuning
         stalled, lowest = 0, margin
-        while self.left > self._stop and margin >= 0 and stalled < tuning.despair:
+        while self.left > self.stop and margin >= 0 and stalled < tuning.despair:
             softness = beliefs.scale / 2 * max(1, stalled / 4) + 1e-9
             ahead = Ahead(current, need, softness, self.alone if len(current) == 1 else None)
             swaps = fresh_swaps(
@@ -365,7 +365,7 @@ class _Play:
                 self.asked,
                 optimism=tuning.optimism,
                 count=2 * tuning.batch,
-                most=min(tuning.batch, self.left - self._stop),
+                most=min(tuning.batch, self.left - self.stop),
                 rng=self.rng,
             )
             stalled += 1
@@ -383,6 +383,6 @@ class _Play:
             if margin < lowest:
                 stalled, lowest = 0, margin
             if stalled % tuning.patience == tuning.patience - 1 and len(current) > 1:
-                need = yield from self._needs(current, margin)
+                need = yield from self.needs(current, margin)
                 beliefs.forget(0.7)
                 beliefs.borrow()

@@ -6,8 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robustest.attack import search_kernels
-from robustest.attack.search_states import Batch, Ints, state_keys
+from robustest.attack.search_states import Batch, Ints, smallest_flip, state_keys
 from robustest.compiled import fast
+from robustest.results import Margins
 
 Table = NDArray[np.int64]
 
@@ -30,19 +31,28 @@ class Asked:
     def __len__(self) -> int:
         return len(self._keys) if self._table is None else self._count
 
-    def add(self, batch: Batch, marks: NDArray[np.bool_]) -> tuple[Ints, int]:
-        """Add states, and mark (V, cells) the edits that are a state by themselves: their keys, and how many are new."""
+    def heed(self, batch: Batch, marks: NDArray[np.bool_], margins: Margins) -> tuple[Ints, int, int]:
+        """Add states that were answered, and mark (V, cells) the edits that are a state by themselves.
+
+        Returns:
+            (N,) keys; how many states are new; the first of the smallest that flip, -1 where none does.
+        """
         if fast() or self._table is not None:
-            table = self.table(len(batch))
-            keys, new = search_kernels.add_states(table, self.width, batch.cells, batch.colours, batch.offsets, marks)
-            self._count += new
-            return keys, new
+            found: tuple[Ints, int, int] = search_kernels.heed(
+                self.table(len(batch)), self.width, batch.cells, batch.colours, batch.offsets, marks, margins
+            )
+            self._count += found[1]
+            return found
         before = len(self._keys)
         keys = state_keys(self.width, batch.cells, batch.colours, batch.offsets)
         self._keys.update(keys.tolist())
         single = batch.offsets[:-1][np.diff(batch.offsets) == 1]
         marks[batch.colours[single], batch.cells[single]] = True
-        return keys, len(self._keys) - before
+        return keys, len(self._keys) - before, smallest_flip(margins, batch.offsets)
+
+    def grew(self, new: int) -> None:
+        """So many states were added to `table` by its user."""
+        self._count += new
 
     def fresh(self, batch: Batch) -> Ints:
         """Which states of a batch are not in the set, each once, in their order."""

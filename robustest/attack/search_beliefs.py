@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import math
 from copy import copy
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from robustest.attack import draws, search_kernels
+from robustest.attack import draws, search_kernels, search_turn_kernels
 from robustest.attack.search_grid import PERIOD, grid_of
 from robustest.attack.search_palette import SEEN, Palette
 from robustest.compiled import fast
@@ -62,7 +63,7 @@ class Beliefs:
         self.cell_of_pixel, self.pixel_of_cell = grid.cell_of_pixel, grid.pixel_of_cell
         colours = self.colours = palette.count
         self.size = np.zeros((colours, self.cells), np.float32)
-        self._palette, self._norm = palette, np.ones((colours, self.cells), np.float32)  # of each edit's colour change
+        self.palette, self._norm = palette, np.ones((colours, self.cells), np.float32)  # of each edit's colour change
         for colour in range(colours):
             change = palette.change(colour)
             self.size[colour, self.cell_of_pixel] = np.sqrt(np.square(change).mean(axis=1))
@@ -82,9 +83,9 @@ class Beliefs:
         self._factor = np.ones(PERIOD**2, np.float32)
         self._told = np.zeros((colours, self._regions))
         self._heard = np.zeros((colours, self._regions))
-        self._pool = rng.standard_normal(_POOL + colours * self.cells, dtype=np.float32)
-        np.abs(self._pool, out=self._pool)
-        self._surprise, self._count = 0.0, 0
+        self.pool = rng.standard_normal(_POOL + colours * self.cells, dtype=np.float32)
+        np.abs(self.pool, out=self.pool)
+        self.tally = np.zeros(2)  # the sum of what was not foreseen, squared and relative, and of how many edits
 
     def anew(self) -> Beliefs:
         """The same image with nothing learned of its edits but which phases of the grid matter."""
@@ -93,13 +94,14 @@ class Beliefs:
         other.deviation = self.size.copy()
         other._told, other._heard = np.zeros_like(self._told), np.zeros_like(self._heard)
         other._energy, other._expected = self._energy.copy(), self._expected.copy()
-        other._surprise, other._count = 0.0, 0
+        other.tally = np.zeros(2)
         return other
 
     @property
     def scale(self) -> float:
         """Margins per unit of `deviation`: the root mean square of what was not foreseen."""
-        return math.sqrt(self._surprise / self._count) if self._surprise > 0 else 1.0
+        surprise, count = self.tally.tolist()
+        return math.sqrt(surprise / count) if surprise > 0 else 1.0
 
     def promise(self) -> NDArray[np.float64]:
         """(H*W,) how much each pixel is believed to lower the margin at its best colour, in units of `scale`, >= 0."""
@@ -124,15 +126,15 @@ class Beliefs:
             noise: variance of what else moved the margin, relative to the edit's own prior variance.
         """
         if fast():
-            self._surprise += float(np.add.reduce(self._learn_compiled(cells, colours, drops, noise)))
-            self._count += len(drops)
+            flat = drops if drops.flags.c_contiguous else drops.copy()
+            squares = search_kernels.learn(cells, colours, flat, np.float32(noise), *self.learning())
+            self.tally += np.add.reduce(squares), len(drops)
             return
         own = self.deviation[colours, cells].astype(np.float64)
         size = self.size[colours, cells]
         total = own**2 + noise * size**2 + 1e-9
         surprise = drops - self.mean[colours, cells]
-        self._surprise += float((surprise**2 / total).sum())
-        self._count += len(drops)
+        self.tally += (surprise**2 / total).sum(), len(drops)
         around = cells[:, None] + self.grid.offsets
         angles = self._cosines(around, cells, colours)
         correlation = self.grid.near * (self._floor + (1 - self._floor) * np.maximum(angles, 0))
@@ -156,21 +158,16 @@ class Beliefs:
         np.add.at(self._told, (colours, self._region[cells]), surprise * size)
         np.add.at(self._heard, (colours, self._region[cells]), size**2)
 
-    def _learn_compiled(
-        self, cells: Ints, colours: Ints, drops: NDArray[np.float64], noise: float
-    ) -> NDArray[np.float64]:
-        return search_kernels.learn(
-            cells,
-            colours,
-            drops if drops.flags.c_contiguous else drops.copy(),
-            np.float32(noise),
+    def learning(self) -> tuple[Any, ...]:
+        """What `search_kernels.learn` takes from `mean` on."""
+        return (
             self.mean,
             self.deviation,
             self.size,
             self._norm,
             self._gray,
-            self._palette.colours,
-            self._palette.base,
+            self.palette.colours,
+            self.palette.base,
             SEEN,
             self.pixel_of_cell,
             self.grid.offsets,
@@ -186,7 +183,7 @@ class Beliefs:
         """(V, N, K) cosine between N edits and those of K cells around each; added up channel by channel, in this order."""
         total = np.zeros((self.colours, *around.shape), np.float32)
         kinds = np.arange(self.colours)[:, None, None]
-        for channel in range(self._palette.base.shape[1]):
+        for channel in range(self.palette.base.shape[1]):
             own = self._directions(colours, cells, channel)
             total += self._directions(kinds, around, channel) * own[:, None]
         return total
@@ -194,12 +191,17 @@ class Beliefs:
     def _directions(self, colours: Ints, cells: Ints, channel: int) -> Floats:
         """One channel of the unit vectors along which edits change their pixels' colours; 0 on the rim."""
         pixels = self.pixel_of_cell[cells]
-        change = self._palette.changes(colours, pixels, channel)
+        change = self.palette.changes(colours, pixels, channel)
         return np.where(pixels < 0, np.float32(0), change / self._norm[colours, cells])
 
     def borrow(self) -> None:
         """Spread what the regions have in common to pixels not yet known of, and start to listen anew."""
         told, heard = self._told, self._heard
+        if fast() and self._regions == 1:
+            search_turn_kernels.borrow_of_one(
+                self.mean, self.deviation, self.size, told, heard, _REGION_PRIOR, _COLOUR_PRIOR
+            )
+            return
         whole, weight = told.sum(axis=0), heard.sum(axis=0)
         by_colour = told.sum(axis=1) / (heard.sum(axis=1) + _COLOUR_PRIOR)
         common = (told + _REGION_PRIOR * (whole / (weight + _REGION_PRIOR) + by_colour[:, None])) / (
@@ -219,6 +221,23 @@ class Beliefs:
         Args:
             cells, colours, drops: (N,) single edits of the clean image and what they brought.
         """
+        if fast():
+            factor, size = np.empty_like(self._factor), np.empty_like(self.size)
+            search_turn_kernels.tune(
+                cells,
+                colours,
+                drops,
+                self._energy,
+                self._expected,
+                self.grid.phase,
+                self._factor,
+                factor,
+                self.deviation,
+                self.size,
+                size,
+            )
+            self._factor, self.size = factor, size
+            return
         phases = self.grid.phase[cells]
         size = np.square(self.size[colours, cells] / self._factor[phases])
         self._energy += np.bincount(phases, drops**2, PERIOD**2)
@@ -236,14 +255,14 @@ class Beliefs:
         """Let deviations grow back towards their prior, because the state around has changed."""
         np.minimum(self.deviation * np.float32(1 / np.sqrt(share)), self.size, out=self.deviation)
 
-    def noise(self, optimism: float) -> tuple[Floats, np.float32]:
+    def noise(self, optimism: float, *, start: int | None = None) -> tuple[Floats, np.float32]:
         """What drawn upper bounds are made with: (V * cells,) draws, |N(0, 1)|, and the factor of the deviations.
 
         Args:
-            optimism: deviations added to the mean.
+            optimism: deviations added to the mean. start: place in `pool` where they begin, None to draw it.
         """
-        start = int(self.rng.integers(_POOL))
-        return self._pool[start : start + self.mean.size], np.float32(optimism * self.scale)
+        first = int(self.rng.integers(_POOL)) if start is None else start
+        return self.pool[first : first + self.mean.size], np.float32(optimism * self.scale)
 
     def bounds(self, noise: Floats, factor: np.float32, *, but: NDArray[np.bool_] | None = None) -> Floats:
         """(V, cells) a drawn upper bound of each edit's drop; drawn, so that ties fall everywhere and not in one corner.
@@ -263,6 +282,17 @@ class Beliefs:
     def drawn(self, optimism: float, *, but: NDArray[np.bool_] | None = None) -> Floats:
         """`bounds` with new noise."""
         return self.bounds(*self.noise(optimism), but=but)
+
+    def best(self, optimism: float, count: int, *, but: NDArray[np.bool_]) -> tuple[Ints, Ints]:
+        """`top` of `drawn`."""
+        if not fast() or self.words is None or not 0 < count <= FEW:
+            return self.top(self.drawn(optimism, but=but), count)
+        found, start, cells, colours = search_turn_kernels.best_singles(
+            *self.words, self.pool, optimism, self.mean, self.deviation, self.tally, but, count, NEVER
+        )
+        if found == search_turn_kernels.TIES:
+            return self.top(self.bounds(*self.noise(optimism, start=start), but=but), count)
+        return cells[:found], colours[:found]
 
     def top(self, scores: Floats, count: int, *, avoid: Ints | None = None) -> tuple[Ints, Ints]:
         """The `count` best distinct cells by their best colour, best first: (cells, colours).

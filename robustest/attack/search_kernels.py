@@ -5,6 +5,8 @@ Sums are taken in numpy's order, and floats keep numpy's widths: float32 where b
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -107,6 +109,12 @@ def learn(
                     deviations[place] = deviations[place] * np.sqrt(max(_ONE - part, _LEAST))
                     share[place] = -_ONE
     return squares
+
+
+@compiled
+def scale_of(tally: Doubles) -> np.float64:
+    """`Beliefs.scale`."""
+    return np.float64(math.sqrt(tally[0] / tally[1])) if tally[0] > 0 else np.float64(1.0)
 
 
 @compiled
@@ -264,13 +272,19 @@ def add_keys(table: Ints, keys: Ints) -> int:
 
 
 @compiled
-def add_states(table: Ints, width: int, cells: Ints, colours: Ints, offsets: Ints, marks: Masks) -> tuple[Ints, int]:
-    """`Asked.add` in such a table."""
+def heed(
+    table: Ints, width: int, cells: Ints, colours: Ints, offsets: Ints, marks: Masks, margins: Doubles
+) -> tuple[Ints, int, int]:
+    """`Asked.add` in such a table; and the first of the smallest states whose margin is < 0, -1 where there is none."""
+    best = -1
     for state in range(len(offsets) - 1):
-        if offsets[state + 1] - offsets[state] == 1:
+        size = offsets[state + 1] - offsets[state]
+        if size == 1:
             marks[colours[offsets[state]], cells[offsets[state]]] = True
+        if margins[state] < 0 and (best < 0 or size < offsets[best + 1] - offsets[best]):
+            best = state
     keys = state_keys(width, cells, colours, offsets)
-    return keys, add_keys(table, keys)
+    return keys, add_keys(table, keys), best
 
 
 @compiled
@@ -286,16 +300,6 @@ def unasked(table: Ints, keys: Ints) -> Ints:
             places[found] = row
             found += 1
     return places[:found]
-
-
-@compiled
-def smallest_flip(margins: Doubles, offsets: Ints) -> int:
-    """The first of the smallest states whose margin is < 0; -1 where there is none."""
-    best = -1
-    for state in range(len(margins)):
-        if margins[state] < 0 and (best < 0 or offsets[state + 1] - offsets[state] < offsets[best + 1] - offsets[best]):
-            best = state
-    return best
 
 
 @compiled

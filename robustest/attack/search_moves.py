@@ -10,13 +10,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from robustest.attack import draws, search_kernels, search_swap_kernels
+from robustest.attack import search_kernels, search_swap_kernels, search_turn_kernels
 from robustest.attack.search_asked import Asked
 from robustest.attack.search_beliefs import FEW, NEVER, Beliefs, Floats
 from robustest.attack.search_states import Batch, Ints, State, with_each
 from robustest.compiled import fast
 
-_LEAPS = (2, 4, 8, 16, 32)  # edits added at once, to see how near the end is
+_LEAPS = np.array([2, 4, 8, 16, 32])  # edits added at once, to see how near the end is
+_ONES = np.ones(64, np.int64)
 _NEXT_TO_STATE = 0.25  # share of added edits that are put next to one of the state's
 # Shares of swaps that move an edit to a neighbour of its own, put one next to another edit of the state, move a group of
 # neighbouring edits together, or give an edit another colour; the others bring in what is believed best anywhere.
@@ -24,8 +25,8 @@ _MOVING, _JOINING, _SHIFTING, _RECOLOURING = 0.45, 0.3, 0.15, 0.1
 _SHADES = np.float32(0.5)  # share of the other colours that are looked at
 _THINNING = np.float32(0.3)  # share of neighbours that are looked at, so that the same one is not always found
 _WORST = np.float32(-1e20)
-_SHARES = np.array([_MOVING, _MOVING + _JOINING, _MOVING + _JOINING + _SHIFTING, _RECOLOURING])
-_LIMITS = np.array([_THINNING, _SHADES, _WORST, NEVER], np.float32)
+SHARES = np.array([_MOVING, _MOVING + _JOINING, _MOVING + _JOINING + _SHIFTING, _RECOLOURING])
+LIMITS = np.array([_THINNING, _SHADES, _WORST, NEVER], np.float32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,17 +53,39 @@ def climbing_moves(
         batch: at most `count` states. added: the single edits of the first of them.
         sizes: how many edits each state adds. None where no edit is left.
     """
-    scores = beliefs.drawn(optimism)
-    ranked = State(*beliefs.top(scores, _LEAPS[-1], avoid=state.cells))
+    start: int | None = None
+    if fast() and beliefs.words is not None and rng is beliefs.rng:
+        found, start, ones, several, *arrays = search_turn_kernels.climbs(
+            *beliefs.words,
+            beliefs.pool,
+            optimism,
+            beliefs.mean,
+            beliefs.deviation,
+            beliefs.tally,
+            count,
+            _LEAPS,
+            _NEXT_TO_STATE,
+            beliefs.grid.around,
+            LIMITS,
+            state.cells,
+            state.colours,
+        )
+        if found == 0:
+            return None
+        if found != search_turn_kernels.TIES:
+            cells, colours, offsets, *added = arrays
+            return Batch(cells, colours, offsets), State(*added), np.concatenate([_ONES[:ones], _LEAPS[:several]])
+    scores = beliefs.bounds(*beliefs.noise(optimism, start=start))
+    ranked = State(*beliefs.top(scores, int(_LEAPS[-1]), avoid=state.cells))
     if not len(ranked):
         return None
-    leaps = [size for size in _LEAPS if size <= len(ranked)]
+    leaps = [size for size in _LEAPS.tolist() if size <= len(ranked)]
     single = ranked.keep(np.arange(min(count - len(leaps), len(ranked))))
     if len(state):
         anchors = state.cells[rng.integers(len(state), size=int(len(single) * _NEXT_TO_STATE))]
-        rows, cells, colours = _near(scores, anchors, beliefs, rng)
+        rows, near_cells, near_colours = _near(scores, anchors, beliefs, rng)
         places = len(single) - len(anchors) + rows
-        single.cells[places], single.colours[places] = cells, colours
+        single.cells[places], single.colours[places] = near_cells, near_colours
     batch = with_each(state, single, [ranked.keep(np.arange(size)) for size in leaps])
     return batch, single, np.array([1] * len(single) + leaps)
 
@@ -89,38 +112,74 @@ class Swaps:
         )
 
 
+class Found:
+    """The states that compiled code found, in arrays for at most so many of so many edits; see `propose_swaps`."""
+
+    def __init__(self, count: int, size: int) -> None:
+        self.count = count
+        self.cells: Ints = np.empty((count, size), np.int64)
+        self.colours: Ints = np.empty((count, size), np.int64)
+        self.added: Ints = np.empty((2, count), np.int64)
+        self.places: Ints = np.empty(count, np.int64)
+        self.single: NDArray[np.bool_] = np.empty(count, np.bool_)
+        self.keys: Ints = np.empty(count, np.int64)
+        self.offsets: Ints = np.arange(count + 1) * size
+        self.arrays = (self.cells, self.colours, self.added, self.places, self.single, self.keys)
+
+    def swaps(self, count: int) -> Swaps:
+        """The first so many, in arrays of their own."""
+        batch = Batch.square(self.cells[:count].copy(), self.colours[:count].copy())
+        added = State(self.added[0, :count].copy(), self.added[1, :count].copy())
+        return Swaps(batch, added, self.places[:count].copy(), self.single[:count].copy())
+
+    def fill(self, swaps: Swaps | None, asked: Asked) -> int:
+        """Take over what numpy found; returns how many states."""
+        if swaps is None:
+            return 0
+        batch, count = swaps.batch, len(swaps.batch)
+        self.cells[:count], self.colours[:count] = batch.cells.reshape(count, -1), batch.colours.reshape(count, -1)
+        self.added[:, :count] = swaps.added.cells, swaps.added.colours
+        self.places[:count], self.single[:count] = swaps.places, swaps.single
+        self.keys[:count] = search_kernels.state_keys(asked.width, batch.cells, batch.colours, batch.offsets)
+        return count
+
+
 def fresh_swaps(
-    ahead: Ahead, beliefs: Beliefs, asked: Asked, *, optimism: float, count: int, most: int, rng: np.random.Generator
+    ahead: Ahead,
+    beliefs: Beliefs,
+    asked: Asked,
+    *,
+    optimism: float,
+    count: int,
+    most: int,
+    rng: np.random.Generator,
+    start: int | None = None,
 ) -> Swaps | None:
-    """Of at most `count` swaps of a state's edits the first `most` that were not asked about; None where there is none."""
-    noise, factor = beliefs.noise(optimism)
-    weight = np.exp((np.minimum.reduce(ahead.need) - ahead.need) / ahead.softness).cumsum()
-    words = beliefs.words if rng is beliefs.rng else draws.words(rng)
-    if fast() and words is not None and ahead.useless is None and count <= FEW:
-        found, cells, colours, added_cells, added_colours, places, single = search_swap_kernels.fresh_swaps(
-            *words,
-            beliefs.mean,
-            beliefs.deviation,
-            noise,
-            factor,
-            count,
-            ahead.state.cells,
-            ahead.state.colours,
-            weight,
-            beliefs.grid.around,
-            beliefs.grid.steps,
-            beliefs.across,
-            beliefs.allowed,
-            _SHARES,
-            _LIMITS,
-            asked.table(),
-            most,
+    """Of at most `count` swaps of a state's edits the first `most` that were not asked about; None where there is none.
+
+    Args:
+        start: see `Beliefs.noise`.
+    """
+    weight = np.exp((np.minimum.reduce(ahead.need) - ahead.need) / ahead.softness)
+    state = ahead.state
+    if (
+        start is None
+        and fast()
+        and beliefs.words is not None
+        and rng is beliefs.rng
+        and ahead.useless is None
+        and count <= FEW
+    ):
+        found = Found(count, len(state))
+        drawing = (*beliefs.words, beliefs.pool, optimism, beliefs.mean, beliefs.deviation, beliefs.tally, count)
+        around = (beliefs.grid.around, beliefs.grid.steps, beliefs.across, beliefs.allowed, SHARES, LIMITS)
+        new, start = search_swap_kernels.propose_swaps(
+            *drawing, np.stack([state.cells, state.colours]), weight, *around, asked.table(), most, *found.arrays
         )
-        if found == 0:
-            return None
-        if found > 0:
-            added = State(added_cells[:found], added_colours[:found])
-            return Swaps(Batch.square(cells[:found], colours[:found]), added, places[:found], single[:found])
+        if new != search_turn_kernels.TIES:
+            return found.swaps(new) if new else None
+    weight = weight.cumsum()
+    noise, factor = beliefs.noise(optimism, start=start)
     swaps = _swaps(ahead, weight, beliefs.bounds(noise, factor, but=ahead.useless), beliefs, count=count, rng=rng)
     fresh = np.zeros(0, np.int64) if swaps is None else asked.fresh(swaps.batch)[:most]
     return swaps.keep(fresh) if swaps is not None and len(fresh) else None

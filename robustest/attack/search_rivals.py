@@ -33,6 +33,7 @@ class Rivals:
         self.clean: NDArray[np.float64] = scores[label] - scores[self.classes]
         self._rows = _Rows(len(self.classes))
         self.singles: list[tuple[Ints, Ints, NDArray[np.float64]]] = []
+        self._ranked: tuple[int, list[int]] = (0, [])  # after so many of `singles`
 
     def margins(self, scores: NDArray[np.float64] | None, keys: Ints, margins: Margins) -> NDArray[np.float64]:
         """(N, R) margin to each rival of N states; of one remembered, what was heard when it was first scored.
@@ -63,10 +64,13 @@ class Rivals:
         """Rivals by how many edits each would take, were all as good as the best ones tried."""
         if not self.singles:
             return list(range(len(self.classes)))
+        if self._ranked[0] == len(self.singles):
+            return self._ranked[1]
         drops = np.concatenate([drops for _, _, drops in self.singles])
         strongest = np.sort(drops, axis=0)[-_STRONGEST:].mean(axis=0)
         cost = np.where(strongest > 0, self.clean / np.maximum(strongest, 1e-12), np.inf)
-        return [int(place) for place in np.argsort(cost, kind="stable")]
+        self._ranked = len(self.singles), np.argsort(cost, kind="stable").tolist()
+        return self._ranked[1]
 
 
 class _Rows:

@@ -11,16 +11,16 @@ from robustest.compiled import compiled
 
 
 @compiled
-def fresh_swaps(
+def propose_swaps(
     words: Words,
     rest: Words,
+    pool: Floats,
+    optimism: float,
     mean: Floats,
     deviation: Floats,
-    noise: Floats,
-    factor: np.float32,
-    most: int,
-    state_cells: Ints,
-    state_colours: Ints,
+    tally: Doubles,
+    count: int,
+    state: Ints,
     weight: Doubles,
     around: Ints,
     steps: Ints,
@@ -30,41 +30,58 @@ def fresh_swaps(
     limits: Floats,
     table: Ints,
     wanted: int,
-) -> tuple[int, Ints, Ints, Ints, Ints, Ints, Masks]:
+    cells: Ints,
+    colours: Ints,
+    added: Ints,
+    places: Ints,
+    single: Masks,
+    keys: Ints,
+) -> tuple[int, int]:
     """`search_moves.fresh_swaps` where any edit may come in, with the same draws in the same order.
 
     Args:
         words, rest: where random draws come from, see `draws.words`.
-        mean, deviation, noise, factor: as `drawn` takes them. most: the best edits anywhere that are looked for.
-        state_cells, state_colours: (k,) the state, of edits that are allowed. weight: (k,) cumulated, of each place to be left.
+        pool, optimism, mean, deviation, tally: see `Beliefs.noise` and `Beliefs.bounds`.
+        count: the best edits anywhere that are looked for.
+        state: (2, k) cells and colours of the state, of edits that are allowed.
+        weight: (k,) how likely each place is to be left, up to a factor.
         around, steps: offsets of cells near by, and next to a cell. shares: moving, moving or joining, those or shifting,
         recolouring. limits: thinning, shades, worst, never: see `search_moves` and `top`.
         table: of the states asked about. wanted: states at most.
+        cells, colours: (count, k) of the states found, in the first so many rows; and of these: added (2, count), the edit
+        that each brings in, places, whose place it takes, single, whether nothing else differs, keys. All are written to.
 
     Returns:
-        How many states are new, -1 where equal scores must be put in order by numpy (then nothing was drawn), and of the
-        first so many rows: cells and colours (N, k), the edit that each brings in, whose place it takes, and whether
-        nothing else differs.
+        How many states are new, or -1 where equal scores must be put in order by numpy; and where the noise begins, all
+        that was drawn then.
     """
+    state_cells, state_colours = state[0], state[1]
     size, kinds, width = len(state_cells), mean.shape[0], mean.shape[1]
     thinning, shades, worst, never = limits[0], limits[1], limits[2], limits[3]
     moving, joining, shifting, recolouring = shares[0], shares[1], shares[2], shares[3]
+    start = draws.below(words, rest, len(pool) - mean.size)
+    noise, factor = pool[start : start + mean.size], np.float32(optimism * search_kernels.scale_of(tally))
     scores = search_kernels.drawn(mean, deviation, noise, factor)
     own = np.empty((kinds, size), np.float32)
     for place in range(size):
         for colour in range(kinds):
             own[colour, place] = scores[colour, state_cells[place]]
         own[state_colours[place], place] = worst
-    count, added_cells, added_colours = search_kernels.top(scores, most, state_cells, never)
-    cells, colours = np.empty((max(count, 0), size), np.int64), np.empty((max(count, 0), size), np.int64)
-    single = np.empty(max(count, 0), np.bool_)
+    count, best_cells, best_colours = search_kernels.top(scores, count, state_cells, never)
     if count <= 0:
-        return count, cells, colours, added_cells, added_colours, added_cells, single
-    places, anchors = np.empty(count, np.int64), np.empty(count, np.int64)
+        return count, start
+    added_cells, added_colours = added[0], added[1]
+    added_cells[:count], added_colours[:count] = best_cells[:count], best_colours[:count]
+    total = 0.0
+    cumulated = np.empty(size)
+    for place in range(size):
+        total += weight[place]
+        cumulated[place] = total
+    anchors = np.empty(count, np.int64)
     for row in range(count):
-        limit = draws.unit(words) * weight[size - 1]
+        limit = draws.unit(words) * total
         place = 0
-        while place < size - 1 and weight[place] <= limit:
+        while place < size - 1 and cumulated[place] <= limit:
             place += 1
         places[row] = place
     kind = np.empty(count, np.float64)
@@ -106,7 +123,6 @@ def fresh_swaps(
         for row in range(count):
             if kind[row] >= joining and kind[row] < shifting:
                 moves[row] = steps[draws.below(words, rest, len(steps))]
-    keys = np.empty(count, np.int64)
     parts = np.empty(size, np.int64)  # of the state's key
     whole = np.int64(0)
     for place in range(size):
@@ -148,4 +164,4 @@ def fresh_swaps(
             added_cells[found], added_colours[found] = added_cells[row], added_colours[row]
             places[found], single[found] = places[row], moves[row] == 0
             found += 1
-    return found, cells, colours, added_cells, added_colours, places, single
+    return found, start

@@ -18,7 +18,7 @@ from robustest.attack.search_beliefs import Beliefs
 from robustest.attack.search_moves import Ahead, climbing_moves, fresh_swaps
 from robustest.attack.search_palette import Palette
 from robustest.attack.search_states import Batch, State, with_each, without_each
-from robustest.saliency.regions import grid_regions
+from robustest.saliency.regions import grid_regions, one_region
 from robustest.settings import AttackSettings
 from tests.models import linear_scores
 
@@ -39,7 +39,8 @@ def beliefs_of(seed: int, shape: tuple[int, int, int], far: bool) -> Beliefs:
     image = rng.integers(0, 256, shape).astype(np.float32) / np.float32(255)
     image[0, :3] = 0  # where one corner of the colour cube is no change
     palette = Palette(image, "corners", 1.0, eight_bit=True)
-    return Beliefs(palette, shape[:2], grid_regions(*shape[:2]), rng=rng, far=far)
+    regions = grid_regions(*shape[:2]) if seed % 2 else one_region(*shape[:2])
+    return Beliefs(palette, shape[:2], regions, rng=rng, far=far)
 
 
 def some_edits(rng: np.random.Generator, beliefs: Beliefs, count: int) -> State:
@@ -61,11 +62,14 @@ def lived(
     said: list[NDArray[np.generic]] = []
     for _ in range(6):
         edits = some_edits(rng, beliefs, int(rng.integers(1, 20)))
-        beliefs.learn(edits.cells, edits.colours, rng.standard_normal(len(edits)), noise=0.3)
+        drops = rng.standard_normal(len(edits))
+        beliefs.learn(edits.cells, edits.colours, drops, noise=0.3)
+        beliefs.tune(edits.cells, edits.colours, drops)
         beliefs.borrow()
+        said += beliefs.best(1.0, int(rng.integers(1, 30)), but=rng.random(beliefs.mean.shape) < 0.3)
         scores = beliefs.drawn(1.5)
         said += [scores.copy(), *beliefs.top(scores, int(rng.integers(1, 30)), avoid=edits.cells[:2])]
-    return beliefs, [*said, beliefs.mean, beliefs.deviation, np.array([beliefs.scale])]
+    return beliefs, [*said, beliefs.mean, beliefs.deviation, beliefs.size, np.array([beliefs.scale])]
 
 
 @given(seed=st.integers(0, 500), shape=st.sampled_from(SHAPES), far=st.booleans())
@@ -81,7 +85,7 @@ def test_moves_and_draws_are_the_same(seed: int, shape: tuple[int, int, int], si
     moves = []
     for fast in (False, True):
         beliefs, _ = lived(seed, shape, False, fast=fast)
-        rng = np.random.default_rng(seed)
+        rng = beliefs.rng
         edits = some_edits(rng, beliefs, size)
         _, first = np.unique(edits.cells, return_index=True)
         state = edits.keep(first)
@@ -90,7 +94,7 @@ def test_moves_and_draws_are_the_same(seed: int, shape: tuple[int, int, int], si
         asked = Asked(beliefs.cells)
         swaps = fresh_swaps(ahead, beliefs, asked, optimism=1.5, count=20, most=16, rng=rng)
         assert swaps is not None
-        asked.add(swaps.batch, np.zeros(beliefs.mean.shape, bool))
+        asked.heed(swaps.batch, np.zeros(beliefs.mean.shape, bool), np.ones(len(swaps.batch)))
         again = fresh_swaps(ahead, beliefs, asked, optimism=1.5, count=20, most=16, rng=rng)
         assert again is None or len(asked.fresh(again.batch)) == len(again.batch)
         climbs = climbing_moves(state, beliefs, optimism=1.5, count=16, rng=rng)
@@ -135,9 +139,10 @@ def test_batches_as_arrays_are_the_same(seed: int, count: int) -> None:
     for one, other in zip(gathered, search_states.pixels_and_values(pixel_of_cell, table, cells, colours), strict=True):
         assert (one == other).all()
     margins = rng.integers(-2, 9, count).astype(np.float64)
-    flip = search_states.smallest_flip(margins, offsets)
-    assert search_kernels.smallest_flip(margins, offsets) == flip
-    assert flip == min((place for place in range(count) if margins[place] < 0), key=lambda i: sizes[i], default=-1)
+    for fast in (False, True):
+        compiled.use(fast)
+        *_, flip = Asked(30).heed(Batch(cells, colours, offsets), np.zeros((4, 30), bool), margins)
+        assert flip == min((place for place in range(count) if margins[place] < 0), key=lambda i: sizes[i], default=-1)
 
 
 @given(seed=st.integers(0, 200), switch=st.integers(0, 6))
@@ -158,7 +163,7 @@ def test_states_asked_are_remembered_as_by_a_set(seed: int, switch: int) -> None
         sets = [frozenset(zip(state.cells.tolist(), state.colours.tolist(), strict=True)) for state in states]
         fresh = [place for place, one in enumerate(sets) if one not in seen and one not in sets[:place]]
         assert asked.fresh(Batch.of(states)).tolist() == fresh
-        assert asked.add(Batch.of(states), marks)[1] == len(fresh)
+        assert asked.heed(Batch.of(states), marks, np.ones(len(states)))[1] == len(fresh)
         seen |= set(sets)
         assert len(asked) == len(seen)
         for one in sets:

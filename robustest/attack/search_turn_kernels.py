@@ -1,0 +1,328 @@
+"""Whole turns of the few-pixel search, compiled: what is learned of the answers, and what is asked next.
+
+Each gives the bits of the numpy code in `search`, `search_moves` and `Beliefs`, and makes the same draws in the same order.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from robustest.attack import draws, search_kernels
+from robustest.attack.draws import Words
+from robustest.attack.search_kernels import Doubles, Floats, Ints, Masks
+from robustest.compiled import compiled
+
+TIES = -1  # equal scores must be put in order by numpy
+
+
+@compiled
+def summed(values: Any) -> Any:
+    """`np.add.reduce` of at most 128 numbers, added up in numpy's order."""
+    count = len(values)
+    parts = np.zeros(8, values.dtype)
+    if count < 8:
+        for place in range(count):
+            parts[0] += values[place]
+        return parts[0]
+    whole = count - count % 8
+    for place in range(whole):
+        parts[place % 8] += values[place]
+    parts[0] = ((parts[0] + parts[1]) + (parts[2] + parts[3])) + ((parts[4] + parts[5]) + (parts[6] + parts[7]))
+    for place in range(whole, count):
+        parts[0] += values[place]
+    return parts[0]
+
+
+@compiled
+def reluctance(need: Doubles, tally: Doubles, stalled: int, out: Doubles) -> None:
+    """Write the logarithms of how likely each edit of a state is to leave it; see `search_moves.Ahead`."""
+    softness = search_kernels.scale_of(tally) / 2 * max(1.0, stalled / 4) + 1e-9
+    least = need[0]
+    for place in range(1, len(need)):
+        least = min(least, need[place])
+    for place in range(len(need)):
+        out[place] = (least - need[place]) / softness
+
+
+@compiled
+def gathered(pixel_of_cell: Ints, table: Floats, cells: Ints, colours: Ints) -> tuple[Ints, Floats]:
+    """`search_states.pixels_and_values` of states (N, k) of equal size."""
+    return search_kernels.pixels_and_values(pixel_of_cell, table, cells.reshape(-1), colours.reshape(-1))
+
+
+@compiled
+def heed_swaps(
+    margins: Doubles,
+    rows: Doubles,
+    aim: int,
+    warmth: float,
+    jump: float,
+    stalled: int,
+    found: int,
+    cells: Ints,
+    colours: Ints,
+    added: Ints,
+    places: Ints,
+    single: Masks,
+    keys: Ints,
+    state: Ints,
+    need: Doubles,
+    numbers: Doubles,
+    out: Doubles,
+    asked: Ints,
+    tally: Doubles,
+    noise: np.float32,
+    mean: Floats,
+    deviation: Floats,
+    size: Floats,
+    norm: Floats,
+    directions: Floats,
+    table: Floats,
+    base: Floats,
+    seen: np.float32,
+    pixel_of_cell: Ints,
+    offsets: Ints,
+    near: Floats,
+    floor: np.float32,
+    middle: int,
+    told: Doubles,
+    heard: Doubles,
+    region: Any,
+) -> tuple[int, int, int]:
+    """Take in the answers to swaps, and go on from the best of them where it is good enough.
+
+    Args:
+        margins: (N,) answers. rows, aim: (N, R) margins to each rival, and which of them counts; -1 for `margins`.
+        warmth, jump: how much worse a swap may be, in units of the beliefs' scale, and a draw to multiply it. stalled: turns without progress.
+        found, cells, colours, added (2, ...), places, single, keys: what `propose_swaps` wrote.
+        state: (2, k) cells and colours of the state, changed in place. need: (k,) and so is this.
+        numbers: margin of the state, and the lowest so far; changed in place. out: see `reluctance`.
+        asked: table of the states asked about. tally: see `Beliefs`. The others: see `search_kernels.learn`.
+
+    Returns:
+        How many states were new, the first that flips or -1, and the turns without progress.
+    """
+    new = search_kernels.add_keys(asked, keys[:found])
+    weighed, flip, place = np.empty(found), -1, 0
+    for row in range(found):
+        weighed[row] = margins[row]
+        if margins[row] < 0:
+            flip = row if flip < 0 else flip
+        elif aim >= 0:
+            weighed[row] = rows[row, aim]
+        if weighed[row] < weighed[place]:
+            place = row
+    count = 0
+    new_cells, new_colours, drops = np.empty(found, np.int64), np.empty(found, np.int64), np.empty(found)
+    for row in range(found):
+        if single[row]:
+            new_cells[count], new_colours[count] = added[0, row], added[1, row]
+            drops[count] = numbers[0] - weighed[row] + need[places[row]]
+            count += 1
+    squares = search_kernels.learn(
+        new_cells[:count],
+        new_colours[:count],
+        drops[:count],
+        noise,
+        mean,
+        deviation,
+        size,
+        norm,
+        directions,
+        table,
+        base,
+        seen,
+        pixel_of_cell,
+        offsets,
+        near,
+        floor,
+        middle,
+        told,
+        heard,
+        region,
+    )
+    tally[0] += summed(squares)
+    tally[1] += count
+    if weighed[place] <= numbers[0] + warmth * search_kernels.scale_of(tally) * jump:
+        left = need[places[place]] + numbers[0] - weighed[place]
+        need[places[place]] = 0.0 if left < 0 else left
+        state[0], state[1] = cells[place], colours[place]
+        numbers[0] = weighed[place]
+    if numbers[0] < numbers[1]:
+        stalled, numbers[1] = 0, numbers[0]
+    reluctance(need, tally, stalled, out)
+    return new, flip, stalled
+
+
+@compiled
+def best_singles(
+    words: Words,
+    rest: Words,
+    pool: Floats,
+    optimism: float,
+    mean: Floats,
+    deviation: Floats,
+    tally: Doubles,
+    but: Masks,
+    count: int,
+    never: np.float32,
+) -> tuple[int, int, Ints, Ints]:
+    """`Beliefs.drawn` and `Beliefs.top`: how many were found or `TIES`, where the noise begins, cells and colours."""
+    start = draws.below(words, rest, len(pool) - mean.size)
+    factor = np.float32(optimism * search_kernels.scale_of(tally))
+    scores = search_kernels.drawn(mean, deviation, pool[start : start + mean.size], factor)
+    for kind in range(scores.shape[0]):
+        row, masked = scores[kind], but[kind]
+        for cell in range(scores.shape[1]):
+            row[cell] = never if masked[cell] else row[cell]
+    found, cells, colours = search_kernels.top(scores, count, np.empty(0, np.int64), never)
+    return found, start, cells, colours
+
+
+@compiled
+def tune(
+    cells: Ints,
+    colours: Ints,
+    drops: Doubles,
+    energy: Doubles,
+    expected: Doubles,
+    phase: Any,
+    before: Floats,
+    after: Floats,
+    deviation: Floats,
+    size: Floats,
+    tuned: Floats,
+) -> None:
+    """`Beliefs.tune`: changes energy, expected and deviation, writes the factors to `after` and the sizes to `tuned`."""
+    count, kinds = len(cells), len(energy)
+    squares, told, foreseen = np.empty(count, np.float32), np.zeros(kinds), np.zeros(kinds)
+    for row in range(count):
+        own = phase[cells[row]]
+        part = size[colours[row], cells[row]] / before[own]
+        squares[row] = part * part
+        told[own] += drops[row] * drops[row]
+        foreseen[own] += np.float64(squares[row])
+    for place in range(kinds):
+        energy[place] += told[place]
+        expected[place] += foreseen[place]
+    mean = summed(energy) / summed(expected)
+    some = np.float64(np.float32(4) * (summed(squares) / np.float32(count)))
+    change = np.empty(kinds, np.float32)
+    for place in range(kinds):
+        share = (energy[place] + some * mean) / ((expected[place] + some) * mean + 1e-30)
+        after[place] = np.float32(math.sqrt(min(max(share, 0.01), 4.0)))
+        change[place] = after[place] / before[place]
+    for kind in range(size.shape[0]):
+        deviations, sizes, news = deviation[kind], size[kind], tuned[kind]
+        for cell in range(size.shape[1]):
+            by = change[phase[cell]]
+            deviations[cell] = deviations[cell] * by
+            news[cell] = sizes[cell] * by
+
+
+@compiled
+def borrow_of_one(
+    mean: Floats,
+    deviation: Floats,
+    size: Floats,
+    told: Doubles,
+    heard: Doubles,
+    region_prior: float,
+    colour_prior: float,
+) -> None:
+    """`Beliefs.borrow` where the whole image is one region; told and heard (V, 1)."""
+    whole = summed(told[:, 0].copy()) / (summed(heard[:, 0].copy()) + region_prior)
+    for kind in range(mean.shape[0]):
+        by_colour = told[kind, 0] / (heard[kind, 0] + colour_prior)
+        common = (told[kind, 0] + region_prior * (whole + by_colour)) / (heard[kind, 0] + region_prior)
+        means, deviations, sizes = mean[kind], deviation[kind], size[kind]
+        for cell in range(mean.shape[1]):
+            ratio = deviations[cell] / max(sizes[cell], np.float32(1e-9))
+            means[cell] += np.float32(np.float64(ratio * ratio * sizes[cell]) * common)
+    told[:] = 0
+
+
+@compiled
+def climbs(
+    words: Words,
+    rest: Words,
+    pool: Floats,
+    optimism: float,
+    mean: Floats,
+    deviation: Floats,
+    tally: Doubles,
+    count: int,
+    leaps: Ints,
+    next_to: float,
+    around: Ints,
+    limits: Floats,
+    state_cells: Ints,
+    state_colours: Ints,
+) -> tuple[int, int, int, int, Ints, Ints, Ints, Ints, Ints]:
+    """`search_moves.climbing_moves` with the same draws in the same order.
+
+    Args:
+        words to tally: see `propose_swaps`. count: states at most. leaps: how many edits are added at once, in rising order.
+        next_to: share of edits put next to one of the state's. around, limits: see `propose_swaps`.
+
+    Returns:
+        How many edits were found, 0 or `TIES`; where the noise begins, all that was drawn in these cases; how many states
+        add one of them, and how many several; cells, colours, offsets of these states; cells and colours of the single edits.
+    """
+    size = len(state_cells)
+    start = draws.below(words, rest, len(pool) - mean.size)
+    factor = np.float32(optimism * search_kernels.scale_of(tally))
+    scores = search_kernels.drawn(mean, deviation, pool[start : start + mean.size], factor)
+    found, best_cells, best_colours = search_kernels.top(scores, leaps[-1], state_cells, limits[3])
+    if found <= 0:
+        return found, start, 0, 0, best_cells, best_cells, best_cells, best_cells, best_cells
+    several = 0
+    while several < len(leaps) and leaps[several] <= found:
+        several += 1
+    ones = min(count - several, found)
+    cells, colours = best_cells[:ones].copy(), best_colours[:ones].copy()
+    beside = int(ones * next_to) if size else 0
+    anchors = np.empty(beside, np.int64)
+    for row in range(beside):
+        anchors[row] = state_cells[draws.below(words, rest, size)]
+    for row in range(beside):
+        best = limits[2]
+        for step in range(len(around)):
+            if not draws.small_unit(words, rest) < limits[0]:
+                continue
+            cell = anchors[row] + around[step]
+            for colour in range(scores.shape[0]):
+                if scores[colour, cell] > best:
+                    best = scores[colour, cell]
+                    cells[ones - beside + row], colours[ones - beside + row] = cell, colour
+    offsets = np.empty(ones + several + 1, np.int64)
+    offsets[0] = 0
+    for row in range(ones + several):
+        offsets[row + 1] = offsets[row] + size + (1 if row < ones else leaps[row - ones])
+    all_cells, all_colours = np.empty(offsets[-1], np.int64), np.empty(offsets[-1], np.int64)
+    for row in range(ones + several):
+        first = offsets[row]
+        for place in range(size):
+            all_cells[first + place], all_colours[first + place] = state_cells[place], state_colours[place]
+        first += size
+        if row < ones:
+            all_cells[first], all_colours[first] = cells[row], colours[row]
+        else:
+            for place in range(leaps[row - ones]):
+                all_cells[first + place], all_colours[first + place] = best_cells[place], best_colours[place]
+    return found, start, ones, several, all_cells, all_colours, offsets, cells, colours
+
+
+@compiled
+def without_each(cells: Ints, colours: Ints) -> tuple[Ints, Ints]:
+    """`search_states.without_each`: (k, k - 1) cells and colours."""
+    size = len(cells)
+    less_cells, less_colours = np.empty((size, size - 1), np.int64), np.empty((size, size - 1), np.int64)
+    for row in range(size):
+        for place in range(size - 1):
+            other = place if place < row else place + 1
+            less_cells[row, place], less_colours[row, place] = cells[other], colours[other]
+    return less_cells, less_colours
