@@ -1,7 +1,7 @@
 """Time for the same number of queries, beside other people's attacks on the same torch module.
 
     python examples/speed_peers.py MODEL.onnx IMAGES.npz [--sparse-rs FOLDER] [--images 32] [--queries 300] [--turns 3]
-        [--workers 1] [--keep FILE]
+        [--workers 1] [--keep FILE] [--only PART ...]
 
 MODEL is turned into a torch module, so that all attack the very same one; one row attacks the ONNX file itself, as an audit of
 it would. Each attack runs in processes of its own, as its users run it, so that none profits from what another left behind:
@@ -9,7 +9,8 @@ it would. Each attack runs in processes of its own, as its users run it, so that
 A wrapper counts the images that the module scores and ends an attack at images x queries; where an attack is done sooner, its
 time is taken for what it asked. Sparse-RS in the original is used where FOLDER holds it (github.com/fra31/sparse-rs); foolbox
 and torchattacks where they are installed; what is missing is said and left out. The attacks are run in turns; the table gives
-medians and, in brackets, the range, of all turns that FILE keeps.
+medians and, in brackets, the range, of all turns that FILE keeps. On Linux this package has the C library keep what a torch
+layer frees; MALLOC_MMAP_THRESHOLD_=536870912 MALLOC_TRIM_THRESHOLD_=536870912 in the environment does so for all.
 """
 
 from __future__ import annotations
@@ -80,6 +81,7 @@ class Counted(torch.nn.Module):
 
 
 Attack = Callable[[], int | None]  # runs, and returns the queries answered where it counts them itself
+Made = Callable[[], Attack]
 
 
 def ours(module: Counted, data: ImageSet, settings: AttackSettings) -> Attack:
@@ -106,38 +108,38 @@ def ours_on_file(path: Path, data: ImageSet, settings: AttackSettings, threads: 
 
 def originals(
     module: Counted, images: torch.Tensor, labels: torch.Tensor, queries: int, folder: Path | None
-) -> dict[str, Attack]:
+) -> dict[str, Made]:
     """Sparse-RS as its authors published it."""
     if folder is None:
         return {}
-    sys.path.insert(0, str(folder))
-    make = importlib.import_module("rs_attacks").RSAttack
-    options = {"norm": "L0", "n_queries": queries, "eps": 5, "seed": 0, "verbose": False, "device": "cpu"}
 
-    def run() -> None:
-        make(module, **options).perturb(images, labels)
+    def made() -> Attack:
+        sys.path.insert(0, str(folder))
+        make = importlib.import_module("rs_attacks").RSAttack
+        options = {"norm": "L0", "n_queries": queries, "eps": 5, "seed": 0, "verbose": False, "device": "cpu"}
+        return partial(discarding, lambda: make(module, **options).perturb(images, labels))
 
-    return {"Sparse-RS, original, k=5": run}
+    return {"Sparse-RS, original, k=5": made}
 
 
-def from_foolbox(module: Counted, images: torch.Tensor, labels: torch.Tensor, queries: int) -> dict[str, Attack]:
+def from_foolbox(module: Counted, images: torch.Tensor, labels: torch.Tensor, queries: int) -> dict[str, Made]:
     """Attacks of foolbox that ask for decisions or scores only."""
     if importlib.util.find_spec("foolbox") is None:
         return {}
-    foolbox: Any = importlib.import_module("foolbox")
-    model = foolbox.PyTorchModel(module, bounds=(0, 1), device="cpu")
-    noise = foolbox.attacks.SaltAndPepperNoiseAttack(steps=queries)
-    made = {
-        "foolbox SaltAndPepperNoise": noise,
-        "foolbox Pointwise": foolbox.attacks.PointwiseAttack(
-            init_attack=foolbox.attacks.SaltAndPepperNoiseAttack(steps=200)
-        ),
-        "foolbox Boundary": foolbox.attacks.BoundaryAttack(
-            init_attack=foolbox.attacks.SaltAndPepperNoiseAttack(steps=200), steps=queries
-        ),
+
+    def made(name: str, **options: Any) -> Attack:
+        foolbox: Any = importlib.import_module("foolbox")
+        if name != "SaltAndPepperNoise":
+            options["init_attack"] = foolbox.attacks.SaltAndPepperNoiseAttack(steps=200)
+        attack = getattr(foolbox.attacks, f"{name}Attack")(**options)
+        model = foolbox.PyTorchModel(module, bounds=(0, 1), device="cpu")
+        return partial(discarding, partial(attack.run, model, images, foolbox.criteria.Misclassification(labels)))
+
+    return {
+        "foolbox SaltAndPepperNoise": partial(made, "SaltAndPepperNoise", steps=queries),
+        "foolbox Pointwise": partial(made, "Pointwise"),
+        "foolbox Boundary": partial(made, "Boundary", steps=queries),
     }
-    aim = foolbox.criteria.Misclassification(labels)
-    return {name: partial(discarding, partial(attack.run, model, images, aim)) for name, attack in made.items()}
 
 
 def discarding(call: Callable[[], Any]) -> None:
@@ -145,18 +147,21 @@ def discarding(call: Callable[[], Any]) -> None:
     call()
 
 
-def from_torchattacks(module: Counted, images: torch.Tensor, labels: torch.Tensor, queries: int) -> dict[str, Attack]:
+def from_torchattacks(module: Counted, images: torch.Tensor, labels: torch.Tensor, queries: int) -> dict[str, Made]:
     """Attacks of torchattacks that ask for scores only."""
     if importlib.util.find_spec("torchattacks") is None:
         return {}
-    torchattacks: Any = importlib.import_module("torchattacks")
     steps = max(queries // 40, 1)
-    made = {
-        "torchattacks OnePixel": torchattacks.OnePixel(module, pixels=5, steps=steps, popsize=40, inf_batch=128),
-        "torchattacks Pixle": torchattacks.Pixle(module, restarts=max(queries // 20, 1), max_iterations=20),
-        "torchattacks Square": torchattacks.Square(module, norm="Linf", eps=1e-3, n_queries=queries, seed=0),
+
+    def made(name: str, **options: Any) -> Attack:
+        attack = getattr(importlib.import_module("torchattacks"), name)(module, **options)
+        return partial(discarding, partial(attack, images, labels))
+
+    return {
+        "torchattacks OnePixel": partial(made, "OnePixel", pixels=5, steps=steps, popsize=40, inf_batch=128),
+        "torchattacks Pixle": partial(made, "Pixle", restarts=max(queries // 20, 1), max_iterations=20),
+        "torchattacks Square": partial(made, "Square", norm="Linf", eps=1e-3, n_queries=queries, seed=0),
     }
-    return {name: partial(discarding, partial(attack, images, labels)) for name, attack in made.items()}
 
 
 @dataclass(frozen=True)
@@ -169,15 +174,16 @@ class Wanted:
     sparse_rs: Path | None
 
 
-def attacks_of(wanted: Wanted, module: Counted, threads: int) -> dict[str, Attack]:
-    """All attacks there are, by name."""
+def attacks_of(wanted: Wanted, module: Counted, threads: int) -> dict[str, Made]:
+    """What makes each attack there is, by name: nothing of one is made, or set in this process, for another."""
     data, queries = wanted.data, wanted.queries
     images = as_tensor(data)
     labels = torch.from_numpy(np.asarray(data.labels, np.int64))
+    game = AttackSettings(queries=queries)
     return {
-        "robustest game": ours(module, data, AttackSettings(queries=queries)),
-        "robustest sparse-rs@5": ours(module, data, AttackSettings(queries=queries, attack="sparse-rs@5")),
-        ON_FILE: ours_on_file(wanted.model, data, AttackSettings(queries=queries), threads),
+        "robustest game": partial(ours, module, data, game),
+        "robustest sparse-rs@5": partial(ours, module, data, replace(game, attack="sparse-rs@5")),
+        ON_FILE: partial(ours_on_file, wanted.model, data, game, threads),
         **originals(module, images, labels, queries, wanted.sparse_rs),
         **from_foolbox(module, images, labels, queries),
         **from_torchattacks(module, images, labels, queries),
@@ -200,7 +206,7 @@ def prepared(model: Path, threads: int) -> Counted:
 def work(pipe: Connection, wanted: Wanted, name: str, threads: int) -> None:
     """Load everything, say so, and attack when told: sends queries, and seconds within the module, NaN where not known."""
     module = prepared(wanted.model, threads)
-    attack = attacks_of(wanted, module, threads)[name]
+    attack = attacks_of(wanted, module, threads)[name]()
     module(as_tensor(wanted.data))
     pipe.send("ready")
     pipe.recv()
@@ -246,6 +252,7 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--keep", type=Path, help="file that runs are added to and read from, one a line")
+    parser.add_argument("--only", nargs="+", default=[""], help="attacks whose names hold one of these")
     given = parser.parse_args()
     folder = given.sparse_rs if given.sparse_rs and (given.sparse_rs / "rs_attacks.py").is_file() else None
     for missing, hint in (
@@ -260,7 +267,7 @@ def main() -> None:
     data = data.take(range(min(4 * given.images, len(data))))
     data = data.take(np.flatnonzero(module(as_tensor(data)).argmax(1).numpy() == data.labels)[: given.images])
     wanted = Wanted(given.model, data, given.queries, folder)
-    names = list(attacks_of(wanted, module, 1))
+    names = [name for name in attacks_of(wanted, module, 1) if any(part in name for part in given.only)]
     kept = given.keep.read_text().splitlines() if given.keep is not None and given.keep.is_file() else []
     runs: dict[str, list[tuple[int, float, float]]] = {name: [] for name in names}
     for line in kept:
@@ -280,7 +287,7 @@ def main() -> None:
     )
     print("| attack | queries | s per 10,000 queries | times ours | share in the model |")
     print("| --- | --- | --- | --- | --- |")
-    base = float(np.median([seconds / queries for queries, seconds, _ in runs[names[0]]]))
+    base = float(np.median([seconds / queries for queries, seconds, _ in next(iter(runs.values()))]))
     for name, rows in runs.items():
         each = np.array([seconds / queries for queries, seconds, _ in rows])
         inside = float(np.median([within / seconds for _, seconds, within in rows]))

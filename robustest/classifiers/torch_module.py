@@ -24,7 +24,10 @@ from robustest.results import Edits, Scores
 _MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1  # names of its options
 _KEPT, _MOST_OF_OLD = 1 << 29, 32 << 20  # bytes; before glibc 2.35 it takes no more than the second
 
-_SMALLER, _CHECKS = (8, 16), 2  # images a call in place of a full batch; times that such a size must give the same bits
+_SMALLER, _CHECKS = (
+    (2, 4, 8, 12, 16, 20, 24),
+    2,
+)  # images a call in place of a full batch; times that it must give the same bits
 
 
 class TorchClassifier:
@@ -130,8 +133,7 @@ class _TorchCanvas:
     """Bases (slots, ...) in the model's layout on its device; with `pad`, batches are filled up
     there, so that the kernels chosen, and with them the last bits of a score, do not depend on how many are asked.
 
-    On the CPU a few images go in a smaller batch, once such batches were seen to give the bits of a full one: which kernels
-    add in which order depends on the sizes alone, not on what is added.
+    On the CPU a few images go in a smaller batch, see `_Sizes`.
     """
 
     def __init__(
@@ -142,7 +144,7 @@ class _TorchCanvas:
         self._spec = owner.info.spec
         self._device = owner.device
         self._cuda = self._device.type == "cuda"
-        self._checks = {} if self._cuda else {size: 0 for size in _SMALLER if size < rows}  # of smaller batches
+        self._sizes = _Sizes(() if self._cuda else _SMALLER, rows)
         self._first = self._spec.layout == "NCHW"
         inner = (channels, height * width) if self._first else (height * width, channels)
         self._bases = torch.zeros((slots, *inner), device=self._device)
@@ -155,17 +157,15 @@ class _TorchCanvas:
         if len(edits) <= self._rows:
             return self._score_part(slots, edits)
         starts = range(0, len(edits), self._rows)
-        parts = [np.arange(start, min(start + self._rows, len(edits))) for start in starts]
-        return np.concatenate([self._score_part(slots[part], edits.take(part)) for part in parts])
+        parts = [(start, min(start + self._rows, len(edits))) for start in starts]
+        return np.concatenate([self._score_part(slots[start:stop], edits.part(start, stop)) for start, stop in parts])
 
     def _score_part(self, slots: NDArray[np.int64], edits: Edits) -> Scores:
         height, width, channels = self._shape
         count = len(edits)
-        size = full = self._rows if self._pad else count
         if self._pad:
-            size = min((size for size in self._checks if size >= count), default=full)
-            full = size if self._checks.get(size, _CHECKS) >= _CHECKS else full
-            slots = np.concatenate([slots, np.repeat(slots[-1:], full - count)])
+            filled = self._sizes.of(count)
+            slots = np.concatenate([slots, np.repeat(slots[-1:], filled - count)])
         colours = self._spec.values(edits.values)
         if self._spec.channels == "BGR":
             colours = np.ascontiguousarray(colours[:, ::-1])
@@ -178,10 +178,8 @@ class _TorchCanvas:
             images[rows, pixels] = values
             batch = images.view(len(slots), height, width, channels)
         scores = self._owner._run(batch)
-        if size < full:
-            self._checks[size] += 1
-            if not np.array_equal(self._owner._run(batch[:size]), scores[:size]):
-                del self._checks[size]
+        if self._pad and (smaller := self._sizes.to_check(count)) is not None:
+            self._sizes.heard(smaller, np.array_equal(self._owner._run(batch[:smaller]), scores[:smaller]))
         return scores[:count]
 
     def _to_device(self, array: NDArray[np.generic]) -> torch.Tensor:
@@ -189,3 +187,41 @@ class _TorchCanvas:
         if self._cuda:
             return tensor.pin_memory().to(self._device, non_blocking=True)
         return tensor
+
+
+class _Sizes:
+    """How many images go in a call when there are too few to fill one: batches of other sizes may give other bits.
+
+    Which kernels add in which order depends on the sizes alone, not on what is added: a smaller batch that was seen to give
+    the bits of a full one, twice, gives them for good. One is tried when filling up in its place has cost as much.
+
+    Args:
+        smaller: sizes to be tried, rising. full: images of a full batch.
+    """
+
+    def __init__(self, smaller: tuple[int, ...], full: int) -> None:
+        self._known = [full]  # rising
+        self._checks = {size: 0 for size in smaller if size < full}
+        self._lost = dict(self._checks)  # images scored for want of each
+
+    def of(self, count: int) -> int:
+        """Images a call for so many, at most a full batch."""
+        return next(size for size in self._known if size >= count)
+
+    def to_check(self, count: int) -> int | None:
+        """The smaller size to be tried now, with so many images asked about, or None."""
+        size = next((size for size in self._checks if size >= count), None)
+        filled = self.of(count)
+        if size is None or size >= filled:
+            return None
+        self._lost[size] += filled - size
+        return size if self._lost[size] >= size * (self._checks[size] + 1) else None
+
+    def heard(self, size: int, same: bool) -> None:
+        """Take in whether a size gave the bits of what is known."""
+        self._checks[size] += 1
+        if not same:
+            del self._checks[size]
+        elif self._checks[size] == _CHECKS:
+            del self._checks[size]
+            self._known = sorted([*self._known, size])

@@ -94,5 +94,8 @@ def test_few_images_go_in_a_smaller_batch_where_that_gives_the_same_bits(steady:
         scores = canvas.score(np.zeros(count, np.int64), edits)
         assert scores.shape == (count, 2)
         assert (scores[:, 1] == (0 if steady else 32)).all()
-    checks = [32, 8, 32, 8, 8, 32, 32, 16, 32, 8]  # two checks of a size before it is used by itself
-    assert calls == (checks if steady else [32, 8, 32, 16, 32, 32, 32, 32, 32])
+    # A size is tried once filling up in its place has cost as much as that, and used by itself after two tries.
+    if steady:
+        assert calls == [32, 8, 32, 8, 8, 4, 32, 32, 12, 32, 8]
+    else:
+        assert calls == [32, 8, 32, 12, 32, 4, 32, 32, 16, 32, 32, 20]
