@@ -85,7 +85,7 @@ def test_a_finished_game_is_freed_at_once() -> None:
     gc.disable()
     try:
         found = iter_adversarials(classifier, images, np.zeros(60, np.int64), AttackSettings(queries=30), games=2)
-        alive = [sum(isinstance(thing, Beliefs) for thing in gc.get_objects()) for _ in found]
+        alive = [sum(type(thing) is Beliefs for thing in gc.get_objects()) for _ in found]
     finally:
         if before:
             gc.enable()
