@@ -19,16 +19,26 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from robustest.bounds.forms import Whole
+from robustest.bounds.forms import Forms, Whole
 from robustest.bounds.graph import BoundGraph
 from robustest.bounds.ops import Conv, Dense
 from robustest.bounds.region import Region
 from robustest.bounds.relax import relax
 from robustest.bounds.rounding import OUTWARD
-from robustest.bounds.substitute import Intervals, MiddleSlopes, Slopes, back_substitute, node_forms
+from robustest.bounds.substitute import (
+    Intervals,
+    MiddleSlopes,
+    Slopes,
+    back_substitute,
+    entry_forms,
+    is_map,
+    place_forms,
+)
 
 _CHUNK = 1_000_000
 """Numbers in one block of forms: blocks that fit the cache are the fastest."""
+_CROWDED = 0.4
+"""Share of a map's entries beyond which forms for all channels of a place are carried back together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,55 +79,116 @@ def refine(
     With `keep` off the ends that CROWN finds replace the given ones even where they are wider (for gradients). After
     the deadline (of this thread's CPU time) the entries that are left keep the ends that they have.
     """
-    owner, entry = ((lower < 0) & (upper > 0)).nonzero(as_tuple=True)
-    if len(owner) == 0:
+    wanted = (lower < 0) & (upper > 0)
+    if not bool(wanted.any()):
         return lower, upper
-    largest = max(node.size for node in graph.nodes[: index + 1])
-    block = max(32, _CHUNK // (2 * largest))
-    found: tuple[list[Tensor], list[Tensor]] = ([], [])
-    for begin in range(0, len(owner), block):
+    rows = _PlaceRows(graph, index, wanted) if _is_crowded(graph, index, wanted) else _EntryRows(graph, index, wanted)
+    block = max(1, _CHUNK // (2 * rows.each * _numbers(graph, index)))
+    found: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
+    for begin in range(0, len(rows.owner), block):
         if time.thread_time() > deadline:
-            owner, entry = owner[:begin], entry[:begin]
             break
-        who, which = owner[begin : begin + block], entry[begin : begin + block]
+        part = slice(begin, begin + block)
         if slopes is None:
-            ends = _ends(graph, region, intervals, index, who, which, (1.0, -1.0), lower.shape[0])
-            found[0].append(ends[: len(who)])
-            found[1].append(-ends[len(who) :])
-            continue
-        for side, sign in enumerate((1.0, -1.0)):
-            mine = _slopes_of_rows(slopes[side], who, which, lower.shape[0])
-            found[side].append(
-                sign * _ends(graph, region, intervals, index, who, which, (sign,), lower.shape[0], *mine)
+            least = _least(graph, region, intervals, index, rows.forms(part, (1.0, -1.0)), lower.shape[0])
+            ends = least[:, : rows.each], -least[:, rows.each :]
+        else:
+            mine = [_slopes_of_rows(s, rows.owner[part], rows.entry[part], lower.shape[0]) for s in slopes]
+            low, high = (
+                sign * _least(graph, region, intervals, index, rows.forms(part, (sign,)), lower.shape[0], *chosen)
+                for sign, chosen in zip((1.0, -1.0), mine, strict=True)
             )
-    if len(owner) == 0:
+            ends = low, high
+        found.append(rows.single(part, *ends))
+    if not found:
         return lower, upper
-    new_lower, new_upper = torch.cat(found[0]), torch.cat(found[1])
+    owner, entry, new_lower, new_upper = (torch.cat(part) for part in zip(*found, strict=True))
     if keep:
         new_lower = torch.maximum(lower[owner, entry], new_lower)
         new_upper = torch.minimum(upper[owner, entry], new_upper)
     return lower.index_put((owner, entry), new_lower), upper.index_put((owner, entry), new_upper)
 
 
-def _ends(
+class _EntryRows:
+    """Forms for single entries of a node: (U,) owner and entry of each; `each` of them, 1, in a set of forms."""
+
+    def __init__(self, graph: BoundGraph, index: int, wanted: Tensor) -> None:
+        self.graph, self.index, self.each = graph, index, 1
+        self.owner, self.entry = wanted.nonzero(as_tuple=True)
+
+    def forms(self, part: slice, signs: tuple[float, ...]) -> Forms:
+        """(u, S) forms of some entries times signs."""
+        return entry_forms(self.graph, self.index, self.owner[part], self.entry[part], signs)
+
+    def single(self, part: slice, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Owner, entry and both ends of each entry, from (u, 1) ends."""
+        return self.owner[part], self.entry[part], low[:, 0], high[:, 0]
+
+
+class _PlaceRows:
+    """Forms for all channels at once of (U,) places of a map, wherever an entry is wanted; entry: (U,) the places."""
+
+    def __init__(self, graph: BoundGraph, index: int, wanted: Tensor) -> None:
+        self.graph, self.index, self.each = graph, index, graph.nodes[index].shape[0]
+        maps = wanted.reshape(len(wanted), self.each, -1)
+        self.owner, self.entry = maps.any(1).nonzero(as_tuple=True)
+        self.wanted, self.places = maps[self.owner, :, self.entry], maps.shape[2]
+
+    def forms(self, part: slice, signs: tuple[float, ...]) -> Forms:
+        """(u, S * C) forms of the channels of some places times signs."""
+        return place_forms(self.graph, self.index, self.owner[part], self.entry[part], signs)
+
+    def single(self, part: slice, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Owner, entry and both ends of each wanted entry, from (u, C) ends."""
+        wanted = self.wanted[part]
+        place, channel = wanted.nonzero(as_tuple=True)
+        entry = channel * self.places + self.entry[part][place]
+        return self.owner[part][place], entry, low[wanted], high[wanted]
+
+
+def _is_crowded(graph: BoundGraph, index: int, wanted: Tensor) -> bool:
+    """Whether so many entries of a map are wanted that forms for all of its channels are the faster way."""
+    return is_map(graph.nodes[index]) and int(wanted.sum()) > _CROWDED * wanted.numel()
+
+
+def _numbers(graph: BoundGraph, index: int) -> int:
+    """The most coefficients that one form on an entry of a node has on its way back to the image."""
+    if not is_map(graph.nodes[index]):
+        return max(node.size for node in graph.nodes[: index + 1])
+    most, window = 1, {index: (1, 1)}
+    for at in range(index, 0, -1):
+        if at not in window:
+            continue
+        node, (high, wide) = graph.nodes[at], window[at]
+        most = max(most, min(node.size, node.size // (node.shape[1] * node.shape[2]) * high * wide))
+        if isinstance(node.op, Conv):
+            high = (high - 1) * node.op.stride[0] + node.op.span[0]
+            wide = (wide - 1) * node.op.stride[1] + node.op.span[1]
+        for parent in node.parents:
+            if not is_map(graph.nodes[parent]):
+                return max(most, graph.n_inputs if parent == 0 else graph.nodes[parent].size)
+            before = window.get(parent, (1, 1))
+            window[parent] = max(high, before[0]), max(wide, before[1])
+    return most
+
+
+def _least(
     graph: BoundGraph,
     region: Region,
     intervals: Intervals,
     index: int,
-    owner: Tensor,
-    entry: Tensor,
-    signs: tuple[float, ...],
+    forms: Forms,
     batch: int,
     slopes: Slopes | None = None,
     per_row: bool = False,
 ) -> Tensor:
-    """Lower ends of single entries of a node times each sign in turn, one after the other."""
-    sign = torch.tensor(signs, dtype=torch.float64).repeat_interleave(len(owner))
-    zero = torch.zeros(len(sign), 1, dtype=torch.float64)
-    forms = node_forms(graph, index, owner.repeat(len(signs)), entry.repeat(len(signs)), sign)
+    """(U, K) lower bounds of forms on a node."""
+    shape = forms.rows.shape[:2]
+    zero = torch.zeros(shape, dtype=torch.float64)
     if isinstance(forms, Whole) and batch == 1:
-        forms, zero = Whole(forms.rows.transpose(0, 1), None), zero.T
-    return back_substitute(graph, region, intervals, index, forms, zero, slopes=slopes, per_row=per_row)[0].flatten()
+        forms, zero = Whole(forms.rows.flatten(0, 1)[None], None), zero.flatten()[None]
+    lower = back_substitute(graph, region, intervals, index, forms, zero, slopes=slopes, per_row=per_row)[0]
+    return lower.reshape(shape)
 
 
 def _slopes_of_rows(slopes: Slopes, owner: Tensor, entry: Tensor, batch: int) -> tuple[Slopes, bool]:

@@ -1,8 +1,9 @@
 """Linear forms on a node's output, on their way back to the image: whole arrays, or windows of maps.
 
 A form that starts at one neuron of a convolution reads a small window of each earlier map (its receptive field).
-Keeping to the window is what makes bounds on every neuron of a convolutional network affordable. Windows of
-different rows have the same size and each its own place; a place may lie partly outside the map.
+Keeping to the window is what makes bounds on every neuron of a convolutional network affordable. Forms that share a
+place (one a channel, say) share what their window sees; all windows have the same size, and a place may lie partly
+outside the map.
 """
 
 from __future__ import annotations
@@ -29,37 +30,36 @@ class Whole:
 
 @dataclass(frozen=True, slots=True)
 class Windows:
-    """Forms on a window of a (C, H, W) map each; many rows (one a channel, say) share a place.
+    """Forms on a window of a (C, H, W) map each, K of them at each of U places.
 
-    rows: (R, C, h, w). spot: (R,) which of the U places each row's window has.
-    top, left: (U,) the place of a window's corner in the map, may be negative. owner: (U,) set of the batch.
-    inside: whether coefficients outside the map are known to be 0.
+    rows: (U, K, C, h, w). top, left: (U,) the place of a window's corner in the map, may be negative.
+    owner: (U,) set of the batch. inside: whether coefficients outside the map are known to be 0.
     """
 
     rows: Tensor
-    spot: Tensor
     top: Tensor
     left: Tensor
     owner: Tensor
     inside: bool
 
-    @property
-    def row_owner(self) -> Tensor:
-        """(R,) which set of the batch each row is about."""
-        return self.owner[self.spot]
-
     def look(self, values: Tensor, shape: Shape) -> Tensor:
-        """(R, C, h, w) what each window sees of (B, size) values on the map; 0 outside."""
-        high, wide = self.rows.shape[2:]
+        """(U, 1, C, h, w) what the windows see of (B, size) values on the map; 0 outside."""
+        high, wide = self.rows.shape[3:]
         before_r, before_c, after_r, after_c = self._margins(shape)
-        maps = F.pad(values.reshape(-1, *shape), (before_c, after_c, before_r, after_r))
+        maps = values.reshape(-1, *shape)
+        if before_r or before_c or after_r or after_c:
+            maps = F.pad(maps, (before_c, after_c, before_r, after_r))
         views = maps.unfold(2, high, 1).unfold(3, wide, 1)
         owner = self.owner if values.shape[0] > 1 else torch.zeros_like(self.owner)
-        seen = views[owner, :, self.top + before_r, self.left + before_c]
-        return seen.index_select(0, self.spot)
+        return views[owner, :, self.top + before_r, self.left + before_c][:, None]
+
+    def total(self, values: Tensor, shape: Shape, rows: Tensor | None = None) -> Tensor:
+        """(U, K) of each form (or of other rows in its place) applied to (B, size) values on the map."""
+        seen = self.look(values, shape).flatten(2)
+        return ((self.rows if rows is None else rows).flatten(2) @ seen.transpose(1, 2))[..., 0]
 
     def _margins(self, shape: Shape) -> tuple[int, int, int, int]:
-        high, wide = self.rows.shape[2:]
+        high, wide = self.rows.shape[3:]
         return (
             max(0, -int(self.top.min())),
             max(0, -int(self.left.min())),
@@ -71,14 +71,15 @@ class Windows:
         """The same without coefficients outside the map."""
         if self.inside or not any(self._margins(shape)):
             return replace(self, inside=True)
-        ones = torch.ones(1, shape[0] * shape[1] * shape[2], dtype=self.rows.dtype)
-        return replace(self, rows=self.rows * self.look(ones, shape), inside=True)
+        ones = torch.ones(1, shape[1] * shape[2], dtype=self.rows.dtype)
+        return replace(self, rows=self.rows * self.look(ones, (1, *shape[1:])), inside=True)
 
     def through(self, op: Conv) -> Windows:
         """Back through a convolution."""
+        rows = op.windows_backward(self.rows.flatten(0, 1))
         return replace(
             self,
-            rows=op.windows_backward(self.rows),
+            rows=rows.reshape(*self.rows.shape[:2], *rows.shape[1:]),
             top=self.top * op.stride[0] - op.pads[0],
             left=self.left * op.stride[1] - op.pads[1],
             inside=False,
@@ -86,15 +87,15 @@ class Windows:
 
     def whole(self, shape: Shape) -> Whole:
         """The same forms on the whole map."""
-        high, wide = self.rows.shape[2:]
+        high, wide = self.rows.shape[3:]
         before_r, before_c, after_r, after_c = self._margins(shape)
-        count = self.rows.shape[0]
-        maps = self.rows.new_zeros(count, shape[0], shape[1] + before_r + after_r, shape[2] + before_c + after_c)
-        views = maps.unfold(2, high, 1).unfold(3, wide, 1)
-        top, left = (self.top + before_r)[self.spot], (self.left + before_c)[self.spot]
-        views[torch.arange(count), :, top, left] = self.rows
-        inner = maps[:, :, before_r : before_r + shape[1], before_c : before_c + shape[2]]
-        return Whole(inner.reshape(count, 1, -1), self.row_owner)
+        places, count = self.rows.shape[:2]
+        room = (shape[1] + before_r + after_r, shape[2] + before_c + after_c)
+        maps = self.rows.new_zeros(places, count, shape[0], *room)
+        views = maps.unfold(3, high, 1).unfold(4, wide, 1)
+        views[torch.arange(places), :, :, self.top + before_r, self.left + before_c] = self.rows
+        inner = maps[..., before_r : before_r + shape[1], before_c : before_c + shape[2]]
+        return Whole(inner.reshape(places, count, -1), self.owner)
 
     def plus(self, other: Windows) -> Windows | None:
         """Sum of forms on the same map, or None where their windows are not laid out alike."""
@@ -102,7 +103,7 @@ class Windows:
         if bool((down != down[0]).any() | (right != right[0]).any()):
             return None
         step_r, step_c = int(down[0]), int(right[0])
-        (h1, w1), (h2, w2) = self.rows.shape[2:], other.rows.shape[2:]
+        (h1, w1), (h2, w2) = self.rows.shape[3:], other.rows.shape[3:]
         top, left = min(0, step_r), min(0, step_c)
         high, wide = max(h1, step_r + h2) - top, max(w1, step_c + w2) - left
         mine = F.pad(self.rows, (-left, wide + left - w1, -top, high + top - h1))
@@ -118,14 +119,14 @@ class Windows:
         )
 
     def pixels(self, input_shape: Shape) -> tuple[Tensor, Tensor]:
-        """(U, h * w) indices of pixels of the (H, W, C) image, H * W outside it, and (R, 1, h * w * C) forms."""
+        """(U, h * w) indices of pixels of the (H, W, C) image, H * W outside it, and (U, K, h * w * C) forms."""
         height, width, _ = input_shape
-        high, wide = self.rows.shape[2:]
+        high, wide = self.rows.shape[3:]
         r = self.top[:, None] + torch.arange(high)
         c = self.left[:, None] + torch.arange(wide)
         ok = ((r >= 0) & (r < height))[:, :, None] & ((c >= 0) & (c < width))[:, None, :]
         index = torch.where(ok, r[:, :, None] * width + c[:, None, :], height * width)
-        forms = self.rows.permute(0, 2, 3, 1).flatten(1)[:, None]
+        forms = self.rows.permute(0, 1, 3, 4, 2).flatten(2)
         return index.flatten(1), forms
 
 

@@ -17,6 +17,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812  (its usual name)
 from torch import Tensor
 
+from robustest.bounds.transposed import suits, transposed
+
 Shape = tuple[int, ...]
 
 
@@ -265,6 +267,8 @@ class Conv(LinearOp):
                     target = out[:, :, first[0] : bottom : self.stride[0], first[1] : right : self.stride[1]]
                     target += maps * weight[:, 0, row, column, None, None]
             return out
+        if self.groups == 1 and suits(maps, weight):
+            return transposed(maps, weight, self.stride, self.dilation)
         return F.conv_transpose2d(maps, weight, None, self.stride, 0, 0, self.groups, self.dilation)
 
 

@@ -5,8 +5,8 @@ channels of a pixel beside each other). For L0 the set is "in each group of pixe
 The minimum of a linear form over (ball AND box) is exact for Linf, L1, L0 and, by weak duality, tight and never too
 large for L2; it is returned less the float64 rounding that its computation can have suffered.
 
-Sources: L0 by the k best gains is exact over the convex hull too (compare arXiv:2511.10576); L1 is the fractional
-knapsack; L2 the Lagrange dual with the multiplier found by an active-set iteration. Knows nothing of networks.
+Source: L0 by the k best gains is exact over the convex hull too (compare arXiv:2511.10576); L1 and L2 in `budget.py`.
+Knows nothing of networks.
 """
 
 from __future__ import annotations
@@ -17,15 +17,13 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from robustest.bounds.budget import gained_in_l1, gained_in_l2, highest, most_in_l1, most_in_l2, price_in_l2
 from robustest.bounds.guarantee import Norm
 from robustest.bounds.rounding import U64, gamma
 from robustest.errors import InvalidSetting
 
-_L2_STEPS = 8
 _BLOCK = 40_000
 """Coefficients of forms that are minimised at once in L1 and L2, in many passes: blocks that fit the cache are faster."""
-_FEW = 24
-"""Items that are ordered first when a budget is shared out: seldom do more of them get any."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -227,9 +225,8 @@ class Region:
         Returns:
             (B, R) float64; differentiable in `form`.
         """
-        most = max(1, _BLOCK // (self.batch * self.n_inputs))
-        if self.norm in ("l1", "l2") and form.shape[1] > 2 * most:
-            return torch.cat([self.min_linear(part) for part in torch.split(form, most, 1)], 1)
+        if self.norm in ("l1", "l2") and form.numel() > 2 * _BLOCK and form.shape[:2].numel() > 1:
+            return self._min_in_blocks(form)
         slack = gamma(2 * self.n_inputs + 64, U64) * 2.0
         reach = torch.maximum(self.lower.abs(), self.upper.abs())
         size = form.abs()
@@ -237,12 +234,20 @@ class Region:
             middle, half = (self.lower + self.upper) / 2, (self.upper - self.lower) / 2
             return _apply(form, middle) - _apply(size, half + slack * reach)
         value = _apply(form, self.centre) - _apply(size, slack * reach)
-        down, up = (self.lower - self.centre)[:, None], (self.upper - self.centre)[:, None]
+        down, up = self.lower - self.centre, self.upper - self.centre
         if self.norm in ("l0", "l0_dims"):
-            return value + self.best_units(torch.where(form > 0, down, up) * form)
-        if self.norm == "l1":
-            return value - self.knapsack(size, torch.where(form > 0, -down, up)) * (1 + slack)
-        return value - self.ball_and_box(size, torch.where(form > 0, -down, up)) * (1 + slack)
+            return value + self.best_units(torch.minimum(form * down[:, None], form * up[:, None]))
+        fall = most_in_l1 if self.norm == "l1" else most_in_l2
+        return value - fall(-form, down, up, self.eps) * (1 + slack)
+
+    def _min_in_blocks(self, form: Tensor) -> Tensor:
+        """`min_linear` of parts of the batch, or of parts of the forms of its one set."""
+        if self.batch == 1:
+            parts = torch.split(form, max(1, _BLOCK // form.shape[2]), 1)
+            return torch.cat([self.min_linear(part) for part in parts], 1)
+        step = max(1, _BLOCK // form[0].numel())
+        blocks = torch.split(torch.arange(self.batch), step)
+        return torch.cat([self.select(block).min_linear(form[block]) for block in blocks])
 
     def best_units(self, gains: Tensor) -> Tensor:
         """(B, R) sum of the most negative gains that the budgets allow; gains (B, R, n), each <= 0."""
@@ -250,80 +255,29 @@ class Region:
         assert self.budget is not None
         if self.unit > 1:
             gains = gains.reshape(*gains.shape[:2], -1, self.unit).sum(-1)
+        groups = self.budget.shape[1]
         total = gains.new_zeros(gains.shape[:2])
-        for g in range(self.budget.shape[1]):
+        for g in range(groups):
             most = min(int(self.budget[:, g].max()), gains.shape[-1])
             if most == 0:
                 continue
-            mine = gains.masked_fill((self.group != g)[:, None], 0.0)
+            # A unit in no group gains nothing: one group needs no mask.
+            mine = gains if groups == 1 else gains.masked_fill((self.group != g)[:, None], 0.0)
             if most == 1:
                 best = mine.amin(-1)
                 total = total + best * (self.budget[:, g, None] > 0)
             else:
-                best = mine.topk(most, -1, largest=False)[0]
+                best = -highest(-mine, most)[0]
                 total = total + (best * (torch.arange(most) < self.budget[:, g, None, None])).sum(-1)
         return total
 
     def knapsack(self, rate: Tensor, room: Tensor, other: tuple[Tensor, Tensor] | None = None) -> Tensor:
-        """(B, R) most that can be gained at these rates per unit of L1, each within its room: a dual value.
-
-        For any price >= 0 the gain is at most `price * eps + sum(room * max(rate - price, 0))`; the best price is
-        the rate of the item at which the budget runs out. An item that can move either way, at `other` rate and room
-        the other way, counts with the better of its two ways at that price.
-        """
-        with torch.no_grad():
-            price = self._price(rate, room.expand_as(rate), min(_FEW, rate.shape[-1]))
-        gained = room * (rate - price).clamp_min(0)
-        if other is not None:
-            gained = torch.maximum(gained, other[1] * (other[0] - price).clamp_min(0))
-        return price[..., 0] * self.eps[:, None] + gained.sum(-1)
-
-    def _price(self, rate: Tensor, room: Tensor, most: int) -> Tensor:
-        """(B, R, 1) the rate at which the best items' room is as much as the budget; 0 where all items fit in it."""
-        # What has no room takes none of the budget.
-        ordered, order = torch.where(room > 0, rate, 0.0).topk(most, -1)
-        spent = room.gather(-1, order).cumsum(-1)
-        last = (spent < self.eps[:, None, None]).sum(-1, keepdim=True)
-        if most < rate.shape[-1] and bool((last == most).any()):
-            return self._price(rate, room, rate.shape[-1])
-        return torch.where(last < most, ordered.gather(-1, last.clamp_max(most - 1)), 0.0)
-
-    def _multiplier(self, size: Tensor, room: Tensor) -> Tensor:
-        """(B, R, 1) price per unit of squared length, approached from above; any positive value is sound."""
-        square = (self.eps**2)[:, None, None]
-        price = size.norm(dim=-1, keepdim=True) / (2 * self.eps[:, None, None]).clamp_min(1e-300)
-        price = price.clamp_min(1e-300)
-        long, wide = size.square(), room.square().expand_as(size)
-        # An item is clipped by its room below this price.
-        clipped = size / (2 * room.abs())
-        every = wide.sum(-1, keepdim=True)
-        for _ in range(_L2_STEPS):
-            free = (clipped < price).to(torch.float64)
-            left = square - (every - _dot(free, wide))
-            new = (_dot(free, long) / (4 * left).clamp_min(1e-300)).sqrt()
-            better = (left > 0) & (new < price * (1 - 1e-3)) & (new > 0)
-            if not bool(better.any()):
-                break
-            price = torch.where(better, new, price)
-        found: Tensor = price
-        return found
+        """(B, R) most that can be gained in L1; see `gained_in_l1`."""
+        return gained_in_l1(rate, room, self.eps, other)
 
     def ball_and_box(self, size: Tensor, room: Tensor, other: tuple[Tensor, Tensor] | None = None) -> Tensor:
-        """(B, R) most that `size . d` can be for `||d|| <= eps`, `0 <= d <= room`: the best of three dual values.
-
-        An item that can move either way, with `other` size and room the other way, counts with the better of its ways:
-        for any price the gain is at most `price * eps^2` plus the sum of each item's most of `size d - price d^2`.
-        """
-        with torch.no_grad():
-            price = self._multiplier(size, room)
-        gained, most = _gained(size, room, price), size * room
-        if other is not None:
-            gained = torch.maximum(gained, _gained(*other, price))
-            most = torch.maximum(most, other[0] * other[1])
-            size = torch.maximum(size, torch.where(other[1] > 0, other[0], 0.0))
-        dual = gained.sum(-1) + price[..., 0] * (self.eps**2)[:, None]
-        dual = torch.minimum(dual, size.norm(dim=-1) * self.eps[:, None])
-        return torch.minimum(dual, most.sum(-1))
+        """(B, R) most that can be gained in L2; see `gained_in_l2`."""
+        return gained_in_l2(size, room, self.eps, other)
 
     def most_gained(self, rise: Tensor, fall: Tensor) -> Tensor:
         """(B, R) most that moves of the ball can gain at rates `rise` upwards and `fall` downwards, (B, R, n) >= 0.
@@ -354,7 +308,7 @@ class Region:
                     taken = torch.minimum(sorted_room, (self.eps[:, None, None] - before).clamp_min(0))
                     length = torch.zeros_like(room).scatter(-1, order, taken)
                 else:
-                    length = torch.minimum(size / (2 * self._multiplier(size, room)), room)
+                    length = torch.minimum(size / (2 * price_in_l2(size, room, self.eps)), room)
                     norm = length.norm(dim=-1, keepdim=True).clamp_min(1e-300)
                     length = length * (self.eps[:, None, None] / norm).clamp_max(1.0)
                 move = best.sign() * length
@@ -375,18 +329,6 @@ class Region:
             allowed = (torch.arange(most) < self.budget[:, g, None, None]) & (value < 0)
             chosen |= torch.zeros_like(chosen).scatter(-1, index, allowed)
         return chosen
-
-
-def _gained(size: Tensor, room: Tensor, price: Tensor) -> Tensor:
-    """Most of `size d - price d^2` for `0 <= d <= room`, entry by entry."""
-    move = torch.minimum(size / (2 * price), room)
-    return size * move - price * move.square()
-
-
-def _dot(first: Tensor, second: Tensor) -> Tensor:
-    """(B, R, 1) sums of products."""
-    product: Tensor = torch.linalg.vecdot(first, second)[..., None]
-    return product
 
 
 def _apply(form: Tensor, point: Tensor) -> Tensor:

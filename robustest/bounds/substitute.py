@@ -7,7 +7,7 @@ stay on their receptive fields while those are smaller than the map.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -130,8 +130,7 @@ def back_substitute(
         pixels, rows = last.pixels(graph.input_shape)
         # Domains of a branch and bound are many sets of intervals on one region.
         owner = last.owner if region.batch > 1 else torch.zeros_like(last.owner)
-        seen = region.restrict(owner, pixels).select(last.spot)
-        return seen.min_linear(rows) + offset, None, offset
+        return region.restrict(owner, pixels).min_linear(rows) + offset, None, offset
     if region.batch == 1:
         least = region.min_linear(last.rows.flatten(0, 1)[None]).reshape(offset.shape)
     else:
@@ -160,7 +159,7 @@ def _fit(graph: BoundGraph, node: Node, forms: Windows) -> Forms:
     shape = node.shape
     if len(shape) != 3:
         raise AssertionError("windows stand on maps")
-    small = forms.rows.shape[2] * forms.rows.shape[3] < shape[1] * shape[2]
+    small = forms.rows.shape[3] * forms.rows.shape[4] < shape[1] * shape[2]
     usable = node.op is None or isinstance(node.op, Conv | Scale) or _is_image_order(graph, node)
     usable = usable and all(_same_map(graph, parent, node) for parent in node.parents)
     return forms if small and usable else forms.whole(shape)
@@ -205,24 +204,26 @@ def _window_step(
     if node.activation is not None:
         lines, rows = intervals.lines[index], forms.rows
         negative, positive = rows.clamp_max(0), rows.clamp_min(0)
-        change = _total(negative * forms.look(lines.upper_shift, node.shape))
+        change = forms.total(lines.upper_shift, node.shape, negative)
         if lines.lower_shift is not None:
-            change = change + _total(positive * forms.look(lines.lower_shift, node.shape))
+            change = change + forms.total(lines.lower_shift, node.shape, positive)
         if error is not None:
-            change = change - _total(rows.abs() * forms.look(error, node.shape))
+            change = change - forms.total(error, node.shape, rows.abs())
         own = lines.lower_slope if slope is None else torch.where(lines.free, slope[:, 0], lines.lower_slope)
         low, high = forms.look(own, node.shape), forms.look(lines.upper_slope, node.shape)
         return replace(forms, rows=torch.addcmul(negative * high, positive, low), inside=True), change
-    forms = forms.cut(node.shape)
-    change = torch.zeros(forms.rows.shape[0], 1, dtype=torch.float64)
-    if error is not None:
-        change = change - _total(forms.rows.abs() * forms.look(error, node.shape))
-    if isinstance(node.op, Conv):
-        change = change + forms.rows.sum((2, 3)) @ node.op.bias[:, None]
-        return forms.through(node.op), change
     if isinstance(node.op, Scale):
-        change = change + _total(forms.rows * forms.look(node.op.constant[None], node.shape))
-        return replace(forms, rows=forms.rows * forms.look(node.op.factor[None], node.shape)), change
+        # Nothing outside the map is seen of its factor: that cuts the windows too.
+        change = forms.total(node.op.constant[None], node.shape)
+        if error is not None:
+            change = change - forms.total(error, node.shape, forms.rows.abs())
+        return replace(forms, rows=forms.rows * forms.look(node.op.factor[None], node.shape), inside=True), change
+    forms = forms.cut(node.shape)
+    change = torch.zeros(forms.rows.shape[:2], dtype=torch.float64)
+    if error is not None:
+        change = change - forms.total(error, node.shape, forms.rows.abs())
+    if isinstance(node.op, Conv):
+        return forms.through(node.op), change + forms.rows.sum((3, 4)) @ node.op.bias
     return forms, change
 
 
@@ -231,7 +232,7 @@ def _merge_rounding(first: Forms, second: Forms, node: Node, reach: Tensor) -> T
     total = torch.zeros(())
     for forms in (first, second):
         if isinstance(forms, Windows):
-            charge = _total(forms.rows.abs() * forms.look(reach, node.shape))
+            charge = forms.total(reach, node.shape, forms.rows.abs())
         else:
             charge = _charge(forms.rows, reach, forms.owner)
         total = total + charge
@@ -248,21 +249,38 @@ def _charge(rows: Tensor, error: Tensor | None, owner: Tensor | None) -> Tensor:
     return _dot(rows.abs(), error if owner is None or error.shape[0] == 1 else error[owner])
 
 
-def _total(products: Tensor) -> Tensor:
-    return products.flatten(1).sum(1, keepdim=True)
+def entry_forms(graph: BoundGraph, index: int, owner: Tensor, entry: Tensor, signs: Sequence[float]) -> Forms:
+    """Forms that pick single entries of a node, times signs.
 
-
-def node_forms(graph: BoundGraph, index: int, owner: Tensor, entry: Tensor, sign: Tensor) -> Forms:
-    """Forms that pick single entries of a node, times a sign each."""
+    Args:
+        owner, entry: (U,) of an array without places, or of a map.
+        signs: (S,) each entry's form is there with each of them; (U, S) forms.
+    """
     node = graph.nodes[index]
-    count = len(owner)
-    if len(node.shape) == 3 and node.shape[1] * node.shape[2] > 1:
+    count, times = len(owner), torch.tensor(signs, dtype=torch.float64)
+    if is_map(node):
         channels, height, width = node.shape
-        rows = torch.zeros(count, channels, 1, 1, dtype=torch.float64)
-        rows[torch.arange(count), entry // (height * width), 0, 0] = sign
-        places, spot = torch.unique(owner * (height * width) + entry % (height * width), return_inverse=True)
-        place = places % (height * width)
-        return Windows(rows, spot, place // width, place % width, places // (height * width), True)
-    rows = torch.zeros(count, 1, node.size, dtype=torch.float64)
-    rows[torch.arange(count), 0, entry] = sign
+        rows = torch.zeros(count, len(signs), channels, 1, 1, dtype=torch.float64)
+        rows[torch.arange(count), :, entry // (height * width), 0, 0] = times
+        return _windows_at(node, rows, owner, entry % (height * width))
+    rows = torch.zeros(count, len(signs), node.size, dtype=torch.float64)
+    rows[torch.arange(count), :, entry] = times
     return Whole(rows, owner)
+
+
+def place_forms(graph: BoundGraph, index: int, owner: Tensor, place: Tensor, signs: Sequence[float]) -> Windows:
+    """Forms that pick every channel at (U,) places of a map, times each of (S,) signs: (U, S * channels)."""
+    node = graph.nodes[index]
+    times = torch.tensor(signs, dtype=torch.float64)
+    every = (times[:, None, None] * torch.eye(node.shape[0], dtype=torch.float64)).flatten(0, 1)
+    rows = every[:, :, None, None].expand(len(owner), -1, -1, -1, -1)
+    return _windows_at(node, rows, owner, place)
+
+
+def is_map(node: Node) -> bool:
+    """Whether a node's entries stand at several places, channels at each."""
+    return len(node.shape) == 3 and node.shape[1] * node.shape[2] > 1
+
+
+def _windows_at(node: Node, rows: Tensor, owner: Tensor, place: Tensor) -> Windows:
+    return Windows(rows, place // node.shape[2], place % node.shape[2], owner, True)

@@ -172,7 +172,7 @@ def forget_bias(patch: pytest.MonkeyPatch) -> None:
         step, change = right(index, node, *rest)  # type: ignore[arg-type]
         forms = rest[0]
         if isinstance(node.op, ops.Conv):
-            change = change - forms.cut(node.shape).rows.sum((2, 3)) @ node.op.bias[:, None]  # type: ignore[attr-defined]
+            change = change - forms.cut(node.shape).rows.sum((3, 4)) @ node.op.bias  # type: ignore[attr-defined]
         return step, change
 
     patch.setattr(substitute, "_window_step", wrong)
