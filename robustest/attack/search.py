@@ -24,7 +24,7 @@ from robustest.attack.search_beliefs import Beliefs
 from robustest.attack.search_blocks import floods, settle, spreads, thin
 from robustest.attack.search_guide import LARGE, features_of, regions_of
 from robustest.attack.search_moves import Ahead, climbing_moves, fresh_swaps
-from robustest.attack.search_pace import FIRST_STAGE, stages, tells_nothing
+from robustest.attack.search_pace import FIRST_STAGE, no_change, stages, tells_nothing
 from robustest.attack.search_palette import Palette
 from robustest.attack.search_rivals import Rivals
 from robustest.attack.search_states import (
@@ -86,6 +86,7 @@ class _Play:
         self.rivals = Rivals(heard[0], task.label) if heard is not None and task.target is None else None
         self.aim = _NEAREST  # place among the rivals of the class that is aimed at
         self.views = {_NEAREST: self.beliefs}  # of each rival aimed at so far: what lowers the margin to it
+        self.tried = self.flats = 0  # single edits, and those of them that changed no score
         self.singles_left = True  # until every single edit was tried
 
     def run(self) -> Playing:
@@ -107,13 +108,15 @@ class _Play:
         # In a large image the few first edits tell whether single edits are worth more.
         yield from self._screen(spent, most=self.tuning.glance if self.large else np.inf)
         yield from self._leap()
-        if not early and not self.label_only and (self.best is None or len(self.best) > self.tuning.direct):
+        by_parts = self.large or self._stepped()
+        building = self.best is None or len(self.best) > self.tuning.direct
+        if building and not early and not self.label_only and (self.large or not by_parts):
             yield from self._climb()
         if self.large and (self.best is None or len(self.best) > len(self.dots) + len(self.built)):
             yield from settle(self, self.dots, self.built, until=self.left / 4)
         yield from self._force()
-        if self.large:
-            yield from thin(self, least=self.tuning.thin)
+        if by_parts and not early:
+            yield from thin(self, least=self.tuning.thin, until=self.until)
         yield from self._shrink(max(self.until, self.left - self.tuning.haste) if early else self.until)
         if self.large and not self._far():
             yield from self._screen(spent)
@@ -175,6 +178,10 @@ class _Play:
         check = 0 if self._far() or self.best is None else 2 * len(self.best) - 3
         return max(self.until, min(check, self.queries // _CHECKING))
 
+    def _stepped(self) -> bool:
+        """True where nothing small flips yet and many single edits change nothing: large states are made smaller then."""
+        return self._far() and not self.label_only and self.flats > self.tuning.steps * self.tried
+
     def _far(self) -> bool:
         """True while nothing, or nothing but large sets of edits, is known to flip."""
         return self.best is None or len(self.best) > self.tuning.tallest
@@ -225,6 +232,8 @@ class _Play:
             margins = yield from self.ask(Batch.square(cells[:, None], colours[:, None]))
             flat = flat + 1 if tells_nothing(margins, self.clean) else 0
             drops = self.clean - margins
+            self.tried += len(drops)
+            self.flats += int(no_change(margins, self.clean).sum())
             beliefs.learn(cells, colours, drops, noise=tuning.surprise)
             beliefs.tune(cells, colours, drops)
             beliefs.borrow()

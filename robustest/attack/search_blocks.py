@@ -118,10 +118,14 @@ class Player(Protocol):
         """Have states scored."""
 
 
-def thin(player: Player, *, least: int) -> Playing:
-    """Put back what the best state does not need, and exchange parts at fewer pixels, until it has no more than `least`."""
+def thin(player: Player, *, least: int, until: float = 0) -> Playing:
+    """Put back what the best state does not need, and exchange parts at fewer pixels, until it has no more than `least`.
+
+    Args:
+        until: queries left at which that ends, too.
+    """
     despair = 0
-    while player.best is not None and len(player.best) > least and player.left > 0 and despair < _DESPAIR:
+    while player.best is not None and len(player.best) > least and player.left > until and despair < _DESPAIR:
         state = player.best
         parts = parts_of(state, min(_PARTS, len(state) // 2), across=player.beliefs.across, rng=player.rng)
         margins = yield from player.ask(Batch.of([_less(state, part) for part in parts]))
@@ -138,7 +142,7 @@ def thin(player: Player, *, least: int) -> Playing:
         gone = parts[order[0]] if despair else np.concatenate([parts[place] for place in order[:2]])
         margin = float(margins[order[0]] if despair else joint[0])
         kept = np.setdiff1d(np.arange(len(state)), gone)
-        yield from _exchange(player, state.keep(kept), margin, weight[kept], turns=_TURNS)
+        yield from _exchange(player, state.keep(kept), margin, weight[kept], turns=_TURNS, until=until)
         despair = despair + 1 if player.best is state else 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from robustest.results import Margins
 
@@ -19,8 +20,13 @@ def stages(queries: int) -> list[int]:
     return [*ends, queries]
 
 
+def no_change(margins: Margins, margin: float) -> NDArray[np.bool_]:
+    """Which margins are that one, but for rounding."""
+    return np.abs(margins - margin) <= 1e-6 * abs(margin)
+
+
 def tells_nothing(margins: Margins, margin: float) -> bool:
     """True where all margins are the same as that one, but for rounding: the scores are saturated."""
     if len(margins) and abs(float(margins[0]) - margin) > 1e-6 * abs(margin):
         return False  # as a rule; no need to look at the others
-    return bool((np.abs(margins - margin) <= 1e-6 * abs(margin)).all())
+    return bool(no_change(margins, margin).all())

@@ -20,7 +20,8 @@ class Tuning:
     patience: questions without progress before effects are measured anew. despair: before another state is built.
     glance: single edits tried of a large image before larger sets are. haste: queries that go into making the first
         find of a long search smaller.
-    thin: edits of a large image's best state above which it is changed by parts, not one by one.
+    thin: edits of the best state above which it is changed by parts, not one by one, in a large image or where scores go by steps.
+    steps: share of single edits without any effect above which scores are taken to go by steps.
     trust: questions of building before its progress is judged.
     aims: classes that the search turns to, one after the other.
     warmth: how much worse a swap may be accepted, in units of the beliefs' scale.
@@ -42,4 +43,5 @@ class Tuning:
     glance: int = 96
     haste: int = 32
     thin: int = 24
+    steps: float = 0.25
     trust: int = 6

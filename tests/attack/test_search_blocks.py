@@ -127,3 +127,22 @@ def test_a_flip_is_in_reach_where_the_last_turns_progress_would_bring_it_in_half
     assert in_reach(turns([5, 4, 3, 2.5, 2], 140))
     assert not in_reach(turns([5, 5, 5, 5, 5], 100_000))
     assert in_reach(turns([5, 5, 5, 5], 10))  # too early to tell
+
+
+def by_steps(images: np.ndarray) -> np.ndarray:
+    """Flips where 300 pixels are changed, or 16 of an 8 x 8 square are bright, which it tells of by steps of 4."""
+    bright = (images[:, 16:24, 16:24, 0] > 0.9).sum(axis=(1, 2))
+    changed = (np.abs(images[..., 0] - 128 / 255) > 0.1).sum(axis=(1, 2))
+    margins = np.where((bright >= 16) | (changed >= 300), -1.0, 4.5 - bright // 4)
+    return np.stack([margins, np.zeros(len(images))], axis=1).astype(np.float32)
+
+
+def test_where_no_single_edit_tells_anything_large_states_lead_to_small_ones() -> None:
+    # No pixel of a minimal set can be put back, so it has 300 pixels or 16; no edit tells of the 16 by itself.
+    image = np.full((1, 48, 48, 1), 128, np.uint8)
+    found = [
+        find_adversarials(by_steps, image, [0], settings=AttackSettings(queries=500, seed=seed))[0].l0_pixels
+        for seed in range(5)
+    ]
+    assert set(found) <= {16, 300}
+    assert found.count(16) >= 3
