@@ -106,7 +106,8 @@ def play(
                     scores = scorer.answer(pending.scores)
                     clock.wait += time.perf_counter() - started
                     started = time.perf_counter()
-                    groups[turn], finished, spent = answer(classifier, pending, memories, scores, clean)
+                    going, finished, spent = answer(classifier, pending, memories, scores, clean)
+                    groups[turn] += going
                     clock.search += spent
                     clock.merge += time.perf_counter() - started - spent
                     for game in finished:
@@ -121,6 +122,8 @@ def play(
                     game = Game(job, strategy, free.popleft(), memories)
                     thread.submit(canvas.place, game.slot, job.task.image)  # before any score: one thread, in order
                     groups[turn].append(game)
+                if exhausted:
+                    _share(groups, asked, turn)
                 if groups[turn]:
                     started, scored = time.perf_counter(), clock.score
                     asked[turn] = ask(groups[turn], memories, scorer)
@@ -131,6 +134,17 @@ def play(
                 for game in finished:
                     yield game.job.index, _result(classifier, game)
     clean.check()
+
+
+def _share(groups: list[list[Game]], asked: list[Asked | None], turn: int) -> None:
+    """Hand games to the other group where that has fewer, so that each works while the other's images are scored."""
+    other = 1 - turn
+    waited = asked[other]
+    beside = len(groups[other]) + (len(waited.games) if waited is not None else 0)
+    more = (len(groups[turn]) - beside) // 2
+    if more > 0:
+        groups[other] += groups[turn][-more:]
+        del groups[turn][-more:]
 
 
 def _result(classifier: Classifier, game: Game) -> AttackResult:

@@ -9,7 +9,7 @@ from typing import Any, Literal, cast
 
 import numpy as np
 
-from robustest.attack.driver import Clock, Job, play
+from robustest.attack.driver import Clock, Job, play, usual_games
 from robustest.attack.task import Notes, Strategy, Task
 from robustest.classifiers.batching import choose_batch
 from robustest.classifiers.classifier import Classifier, check_fit
@@ -143,6 +143,7 @@ def iter_adversarials(
         raise InvalidSetting(f"target must be below {classes}, the number of classes; got {settings.target}.")
     search = strategy or strategy_named(settings.attack)
     how = choose_batch(classifier, as_unit(images[:4]), rows=batch)
+    places = min(games or usual_games(how, shape), len(images))
     eight_bit = images.dtype == np.uint8
 
     def jobs() -> Iterator[Job]:
@@ -159,4 +160,4 @@ def iter_adversarials(
             )
             yield Job(index, task, image_digest(image))
 
-    yield from play(classifier, jobs(), search, shape=shape, batch=how, games=games, clock=clock)
+    yield from play(classifier, jobs(), search, shape=shape, batch=how, games=places, clock=clock)

@@ -12,10 +12,11 @@ _MANY = 24  # pixels above which groups are tried first
 
 def without(state: Edits, drops: list[np.ndarray[tuple[int], np.dtype[np.int64]]]) -> Edits:
     """One image for each entry of `drops`: `state` (N = 1) with the changes at those places put back."""
+    sizes = np.array([len(places) for places in drops])
     keep = np.ones((len(drops), len(state.pixels)), bool)
-    for row, places in enumerate(drops):
-        keep[row, places] = False
-    offsets = np.concatenate([[0], np.cumsum(keep.sum(axis=1))]).astype(np.int64)
+    keep[np.repeat(np.arange(len(drops)), sizes), np.concatenate(drops)] = False
+    offsets = np.zeros(len(drops) + 1, np.int64)
+    np.cumsum(len(state.pixels) - sizes, out=offsets[1:])
     places = np.nonzero(keep)[1]
     return Edits(state.pixels[places], state.values[places], offsets)
 

@@ -12,11 +12,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from robustest.attack import driver
 from robustest.attack.driver import usual_games
 from robustest.attack.find import iter_adversarials
-from robustest.attack.memory import Memory
+from robustest.attack.games import Game
+from robustest.attack.memory import Memories, Memory
+from robustest.attack.questions import Asked, ask
 from robustest.attack.record import Record, distances_of, edit_keys, state_keys
 from robustest.attack.replay import replay
+from robustest.attack.scorer import Scorer
 from robustest.attack.search_beliefs import Beliefs
 from robustest.attack.task import Search, Task
 from robustest.classifiers import InputSpec, load_classifier
@@ -90,6 +94,28 @@ def test_a_finished_game_is_freed_at_once() -> None:
         if before:
             gc.enable()
     assert max(alive) <= 4  # of the two in play; each looks at its image as one or two rivals see it
+
+
+def test_games_are_shared_by_both_groups_to_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+
+    def watched(games: list[Game], memories: Memories, scorer: Scorer) -> Asked:
+        sizes.append(len(games))
+        return ask(games, memories, scorer)
+
+    def ending(task: Task, rng: np.random.Generator) -> Search:
+        for count in range(1, 3 if task.image[0, 0, 0] else 12):  # some images are given up early
+            yield Edits.of([{pixel: 0.5 for pixel in range(count)}], 1)
+
+    monkeypatch.setattr(driver, "ask", watched)
+    images = np.zeros((8, SIDE, SIDE, 1), np.uint8)
+    images[:, 1, :, 0] = np.arange(8)[:, None]  # all different
+    images[:4, 0, 0, 0] = 1  # the first group's
+    classifier = load_classifier(brightness(30))
+    results = list(iter_adversarials(classifier, images, np.zeros(8, np.int64), AttackSettings(), strategy=ending))
+    assert sorted(result.queries for _, result in results) == [3] * 4 + [12] * 4
+    assert sizes[:2] == [4, 4]
+    assert sizes[-2:] == [2, 2]  # the four that are left
 
 
 def test_a_question_asked_twice_is_answered_from_memory() -> None:
