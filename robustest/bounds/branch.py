@@ -12,10 +12,13 @@ from robustest.bounds.branch_compact import CompactForm
 from robustest.bounds.branch_layers import prove_layers
 from robustest.bounds.branch_relu import Attack, BranchAnswer, ReluBranch
 from robustest.bounds.crown import margin_bounds
+from robustest.bounds.cuts import prove_by_cuts
 from robustest.bounds.graph import BoundGraph
 from robustest.bounds.ops import Conv
 from robustest.bounds.region import Region
 
+_CUTTING = 0.1
+"""Share of the time after which no further cut is tried before slopes and branching."""
 _SMALL = 3000
 """Neurons up to which the intervals of every domain are tightened again."""
 
@@ -54,6 +57,9 @@ def prove_region(
     if not any(node.activation is not None and node.activation.kind == "relu" for node in graph.nodes):
         # There is nothing to optimise or to branch on.
         return BranchAnswer(False, float(first.lower.min()), 1, 1, time.thread_time() - begin)
+    is_box = region.norm == "linf" and region.batch == 1
+    if is_box and prove_by_cuts(graph, region, label, first, executed=executed, seconds=_CUTTING * seconds):
+        return BranchAnswer(True, 0.0, 1, 0, time.thread_time() - begin)
     intervals, middle = tighten(graph, region, first.intervals, executed=executed, seconds=seconds / 4)
     root = optimise(
         graph, region, labels, steps=root_steps, executed=executed, known=intervals, fixed=True, seconds=seconds / 4

@@ -41,22 +41,24 @@ def highest(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
     return values.gather(-1, place), place
 
 
-def most_in_l1(form: Tensor, down: Tensor, up: Tensor, eps: Tensor) -> Tensor:
-    """(B, R) most of `form . d` for `||d||_1 <= eps` and `down <= d <= up`: a dual value, but for rounding.
+def most_in_l1(form: Tensor, down: Tensor, up: Tensor, eps: Tensor, weight: Tensor | None = None) -> Tensor:
+    """(B, R) most of `form . d` for `||weight d||_1 <= eps` and `down <= d <= up`: a dual value, but for rounding.
 
     Args:
-        form: (B, R, n). down, up: (B, n), down <= 0 <= up. eps: (B,).
+        form: (B, R, n). down, up: (B, n), down <= 0 <= up. eps: (B,). weight: (B, n) >= 0, ones where None.
     """
     with torch.no_grad():
         # What has no room takes none of the budget.
         rate = torch.maximum(form * (up > 0)[:, None], -form * (down < 0)[:, None])
+        cost = 1.0 if weight is None else weight[:, None]
 
         def room_at(place: Tensor) -> Tensor:
-            above, below = (end[:, None].expand_as(form).gather(-1, place) for end in (up, down))
+            above, below = ((end[:, None] * cost).expand_as(form).gather(-1, place) for end in (up, down))
             return torch.where(form.gather(-1, place) > 0, above, -below)
 
-        price = _price_in_l1(rate, room_at, eps)
-    gained = _apply((form - price).clamp_min(0), up) - _apply((-form - price).clamp_min(0), down)
+        price = _price_in_l1(rate if weight is None else rate / weight[:, None].clamp_min(_LEAST), room_at, eps)
+        toll = price * cost
+    gained = _apply((form - toll).clamp_min(0), up) - _apply((-form - toll).clamp_min(0), down)
     return price[..., 0] * eps[:, None] + gained
 
 

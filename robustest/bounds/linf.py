@@ -1,4 +1,4 @@
-"""Raising a proven Linf radius: by optimised slopes, and by branching over ReLUs, for the time there is."""
+"""Raising a proven Linf radius: by cuts, optimised slopes and branching over ReLUs, for the time there is."""
 
 from __future__ import annotations
 
@@ -11,18 +11,21 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from robustest.bounds.alpha import optimise
 from robustest.bounds.branch import prove_region
 from robustest.bounds.crown import margin_bounds
+from robustest.bounds.cuts import prove_by_cuts
 from robustest.bounds.graph import BoundGraph
 from robustest.bounds.guarantee import Bound, Witness
 from robustest.bounds.region import Region
 from robustest.bounds.witness import Scorer, find_in_box, nearest_of, pull_back
 
-_ASCENT = 16
-"""Steps in which the slopes are optimised then."""
+_ASCENT = 4
+"""Steps in which the slopes are optimised on each corner."""
 _STEP = 0.03
-"""Relative step by which optimised slopes are asked to raise a radius at first."""
+"""Relative step by which a radius is asked to rise at first."""
+_EASY = 0.25
+"""Share of the time for branching that goes to cuts before it."""
+_CUTS, _CUTS_AND_SLOPES = "CROWN with cuts", "CROWN with cuts and optimised slopes"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,51 +43,42 @@ class LinfRaiser:
     def by_slopes(
         self, image: NDArray[np.float32], label: int, lower: Bound | None, upper: Witness | None, seconds: float
     ) -> tuple[Bound | None, Witness | None]:
-        """Raise a proven Linf radius by optimised slopes alone, in small steps: large ones seldom succeed."""
+        """Raise a proven Linf radius by cuts, then by cuts and optimised slopes, in small steps: large ones seldom succeed."""
         begin = time.thread_time()
         point = torch.from_numpy(image).reshape(1, -1).double()
         assert lower is not None
-        best, step = lower, _STEP
-        while best.value > 0 and step >= _STEP / 8:
-            left = seconds - (time.thread_time() - begin)
-            radius = best.value * (1 + step)
-            if left <= 0.05 or (upper is not None and radius >= upper.value):
-                break
-            region = Region.ball(point, "linf", radius, channels=self.graph.input_shape[2])
-            if self._slopes_prove(region, label, left):
-                best = self.bound(radius, "CROWN with optimised slopes", begin)
-            else:
-                step /= 2
+        best = lower
+        for steps, step in ((0, _STEP), (_ASCENT, _STEP / 2)):
+            how, least = _CUTS if steps == 0 else _CUTS_AND_SLOPES, step / 4
+            while best.value > 0 and step >= least:
+                left = seconds - (time.thread_time() - begin)
+                radius = best.value * (1 + step)
+                if left <= 0.05 or (upper is not None and radius >= upper.value):
+                    return best, upper
+                region = Region.ball(point, "linf", radius, channels=self.graph.input_shape[2])
+                if self._cuts_prove(region, label, steps, left):
+                    best = self.bound(radius, how, begin)
+                else:
+                    step /= 2
         return best, upper
 
-    def _slopes_prove(self, region: Region, label: int, seconds: float) -> bool:
-        """Whether CROWN proves a region, with slopes optimised for the rivals that need it, intermediate ones too."""
+    def _cuts_prove(self, region: Region, label: int, steps: int, seconds: float) -> bool:
+        """Whether CROWN proves a region, by contradiction where it does not at once."""
         with torch.no_grad():
             plain = margin_bounds(self.graph, region, label, executed=self.executed)
-        hard = plain.rivals[plain.lower <= 0]
-        if len(hard) == 0:
-            return True
-        found = optimise(
-            self.graph,
-            region,
-            torch.tensor([label]),
-            rivals=hard[None],
-            steps=_ASCENT,
-            executed=self.executed,
-            known=plain.intervals,
-            seconds=seconds,
-        )
-        return bool(found.proved[0])
+        return prove_by_cuts(self.graph, region, label, plain, steps=steps, executed=self.executed, seconds=seconds)
 
     def by_branching(
         self, image: NDArray[np.float32], label: int, lower: Bound | None, upper: Witness | None, seconds: float
     ) -> tuple[Bound | None, Witness | None]:
-        """Raise a proven Linf radius by optimised slopes and branching over ReLUs, for the time there is."""
+        """Raise a proven Linf radius by cuts, optimised slopes and branching over ReLUs, for the time there is."""
         begin = time.thread_time()
         point = torch.from_numpy(image).reshape(1, -1).double()
         rng = np.random.default_rng(0)
         assert lower is not None
-        best, high = lower, upper.value if upper is not None else 1.0
+        best, _ = self.by_slopes(image, label, lower, upper, _EASY * seconds)
+        assert best is not None
+        high = upper.value if upper is not None else 1.0
         while True:
             left = seconds - (time.thread_time() - begin)
             if left <= 0.05 or best.value <= 0 or high - best.value <= 0.02 * high:

@@ -37,6 +37,7 @@ class Region:
     channels: dimensions per pixel.
     group: L0 only: (B, U) int64, which group a unit (`l0`: pixel, `l0_dims`: dimension) is in; -1: may not move.
     budget: L0 only: (B, G) int64, how many units of each group may move.
+    weight: L1 only: (B, n) >= 0, what a unit of each dimension's move counts; 1 where None.
     """
 
     norm: Norm
@@ -47,6 +48,7 @@ class Region:
     channels: int = 1
     group: Tensor | None = None
     budget: Tensor | None = None
+    weight: Tensor | None = None
 
     @property
     def batch(self) -> int:
@@ -169,6 +171,29 @@ class Region:
             budget=budget,
         )
 
+    def below(self, form: Tensor, least: Tensor) -> Region:
+        """For each of R forms the part of a box (a batch of one) where the form is at most 0, but for rounding a superset.
+
+        Args:
+            form: (R, n). least: (R,) at most the least value, constant included, of each form over the box, < 0.
+
+        Returns:
+            A batch of R sets. From the corner at which a form is least, its value rises by its coefficients' absolute
+            values per unit of move: that is a weighted L1 ball around the corner.
+        """
+        corner = torch.where(form > 0, self.lower, self.upper)
+        # What each coefficient times its room may round away comes on top.
+        reach = form.abs() @ (self.upper - self.lower)[0]
+        return replace(
+            self,
+            norm="l1",
+            centre=corner,
+            lower=self.lower.expand_as(corner),
+            upper=self.upper.expand_as(corner),
+            eps=-least + reach * gamma(4, U64),
+            weight=form.abs(),
+        )
+
     def box(self) -> tuple[Tensor, Tensor]:
         """(B, n) lower and upper ends of a box that holds the region."""
         return self.lower, self.upper
@@ -183,6 +208,7 @@ class Region:
             eps=self.eps[owner],
             group=None if self.group is None else self.group[owner],
             budget=None if self.budget is None else self.budget[owner],
+            weight=None if self.weight is None else self.weight[owner],
         )
 
     def restrict(self, owner: Tensor, pixels: Tensor) -> Region:
@@ -214,6 +240,7 @@ class Region:
             eps=self.eps[owner],
             group=group,
             budget=None if self.budget is None else self.budget[owner],
+            weight=None if self.weight is None else windows(self.weight),
         )
 
     def min_linear(self, form: Tensor) -> Tensor:
@@ -237,8 +264,9 @@ class Region:
         down, up = self.lower - self.centre, self.upper - self.centre
         if self.norm in ("l0", "l0_dims"):
             return value + self.best_units(torch.minimum(form * down[:, None], form * up[:, None]))
-        fall = most_in_l1 if self.norm == "l1" else most_in_l2
-        return value - fall(-form, down, up, self.eps) * (1 + slack)
+        if self.norm == "l1":
+            return value - most_in_l1(-form, down, up, self.eps, self.weight) * (1 + slack)
+        return value - most_in_l2(-form, down, up, self.eps) * (1 + slack)
 
     def _min_in_blocks(self, form: Tensor) -> Tensor:
         """`min_linear` of parts of the batch, or of parts of the forms of its one set."""
