@@ -50,7 +50,7 @@ def prove_by_cuts(
         first: margins bounded on the box; rivals whose margin is positive are done with.
         steps: of slope optimisation on each corner; 0 for none.
         executed: for the network as executed.
-        seconds: CPU time after which no further round begins.
+        seconds: CPU time by which all rounds should be done; none begins that would end later.
     """
     begin = time.thread_time()
     assert region.norm == "linf"
@@ -58,12 +58,15 @@ def prove_by_cuts(
     open_ = (first.lower[0] <= 0).nonzero()[:, 0]
     rivals, forms, least = first.rivals[0, open_], first.form[0, open_], first.lower[0, open_]
     known = first.intervals.select(torch.zeros(len(open_), dtype=torch.int64))
-    worst = float(first.lower.min())
-    for _ in range(_ROUNDS):
+    worst, began = float(first.lower.min()), begin
+    for turn in range(_ROUNDS):
         if not len(rivals):
             return True
-        if time.thread_time() - begin > seconds or not bool(least.isfinite().all()):
+        now = time.thread_time()
+        # A round takes about as long as the one before it.
+        if now - begin + (now - began if turn else 0.0) > seconds or not bool(least.isfinite().all()):
             break
+        began = now
         corner = region.below(forms, least.clamp_max(-_TOUCH))
         left = seconds - (time.thread_time() - begin)
         found = _bounds(graph, corner, label, rivals, replace(first, intervals=known), steps, executed, left)

@@ -49,17 +49,20 @@ class LinfRaiser:
         assert lower is not None
         best = lower
         for steps, step in ((0, _STEP), (_ASCENT, _STEP / 2)):
-            how, least = _CUTS if steps == 0 else _CUTS_AND_SLOPES, step / 4
+            how, least, cost = _CUTS if steps == 0 else _CUTS_AND_SLOPES, step / 4, 0.0
             while best.value > 0 and step >= least:
-                left = seconds - (time.thread_time() - begin)
+                now = time.thread_time()
+                left = seconds - (now - begin)
                 radius = best.value * (1 + step)
-                if left <= 0.05 or (upper is not None and radius >= upper.value):
+                # A try takes about as long as the one before it.
+                if left <= max(0.05, cost) or (upper is not None and radius >= upper.value):
                     return best, upper
                 region = Region.ball(point, "linf", radius, channels=self.graph.input_shape[2])
                 if self._cuts_prove(region, label, steps, left):
                     best = self.bound(radius, how, begin)
                 else:
                     step /= 2
+                cost = time.thread_time() - now
         return best, upper
 
     def _cuts_prove(self, region: Region, label: int, steps: int, seconds: float) -> bool:
