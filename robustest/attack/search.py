@@ -78,6 +78,7 @@ class _Play:
         # By the keys of states: what is asked again is remembered by the driver and costs nothing.
         self.asked = Asked(self.beliefs.cells)
         self.alone = np.zeros(self.beliefs.mean.shape, bool)  # edits whose effect on the clean image is known
+        self.flats = 0  # of these, those that changed nothing
         self.best: State | None = None
         self.dots = self.built = State.empty()
         self.until = 0  # queries left at which the stage is over
@@ -86,7 +87,6 @@ class _Play:
         self.rivals = Rivals(heard[0], task.label) if heard is not None and task.target is None else None
         self.aim = _NEAREST  # place among the rivals of the class that is aimed at
         self.views = {_NEAREST: self.beliefs}  # of each rival aimed at so far: what lowers the margin to it
-        self.tried = self.flats = 0  # single edits, and those of them that changed no score
         self.singles_left = True  # until every single edit was tried
 
     def run(self) -> Playing:
@@ -115,7 +115,7 @@ class _Play:
         if self.large and (self.best is None or len(self.best) > len(self.dots) + len(self.built)):
             yield from settle(self, self.dots, self.built, until=self.left / 4)
         yield from self._force()
-        if by_parts and not early:
+        if (by_parts or self._far()) and not (early or self.label_only):
             yield from thin(self, least=self.tuning.thin, until=self.until)
         yield from self._shrink(max(self.until, self.left - self.tuning.haste) if early else self.until)
         if self.large and not self._far():
@@ -180,7 +180,8 @@ class _Play:
 
     def _stepped(self) -> bool:
         """True where nothing small flips yet and many single edits change nothing: large states are made smaller then."""
-        return self._far() and not self.label_only and self.flats > self.tuning.steps * self.tried
+        small = self.best is not None and len(self.best) <= self.tuning.thin
+        return not (small or self.label_only) and self.flats > self.tuning.steps * int(self.alone.sum())
 
     def _far(self) -> bool:
         """True while nothing, or nothing but large sets of edits, is known to flip."""
@@ -232,7 +233,6 @@ class _Play:
             margins = yield from self.ask(Batch.square(cells[:, None], colours[:, None]))
             flat = flat + 1 if tells_nothing(margins, self.clean) else 0
             drops = self.clean - margins
-            self.tried += len(drops)
             self.flats += int(no_change(margins, self.clean).sum())
             beliefs.learn(cells, colours, drops, noise=tuning.surprise)
             beliefs.tune(cells, colours, drops)
@@ -259,8 +259,11 @@ class _Play:
         state, stalled, rounds, flat = State.empty(), 0, 0, 0
         margin = self.clean if self.rivals is None or self.aim == _NEAREST else float(self.rivals.clean[self.aim])
         height, lowest = 0, margin  # of the farthest leap
+        half = 0 if self.large or self.best is None or not self._far() else self.left // 2  # to make that one smaller
         tallest = min(tuning.tallest, len(beliefs.cell_of_pixel) // 2)
-        while self.left > self.stop and len(state) + 1 < min(tallest, tallest if self.best is None else len(self.best)):
+        while self.left > max(self.stop, half) and len(state) + 1 < min(
+            tallest, tallest if self.best is None else len(self.best)
+        ):
             if self._hopeless(height, lowest, rounds * tuning.batch):
                 self.built = state
                 return None
