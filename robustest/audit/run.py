@@ -33,6 +33,7 @@ from robustest.audit.status import counted
 from robustest.audit.summary import AuditSummary, load_summary
 from robustest.audit.supervise import pickled, supervise
 from robustest.audit.work import Event, work_on
+from robustest.audit.workers import usual_workers
 from robustest.classifiers.classifier import Classifier, check_fit
 from robustest.classifiers.loading import load_classifier
 from robustest.classifiers.spec import InputSpec
@@ -48,7 +49,7 @@ def run_audit(
     settings: AttackSettings | None = None,
     out: str | os.PathLike[str] = "audit",
     *,
-    workers: int = 1,
+    workers: int | None = 1,
     limit: int | None = None,
     progress: Callable[[Progress], None] | None = None,
     spec: InputSpec | str | Path | None = None,
@@ -72,7 +73,7 @@ def run_audit(
         labels: (N,) classes; None for an `ImageSet`'s own.
         settings: how each image is attacked; None for the defaults.
         out: the run folder, made if missing; it must be empty or hold this very audit.
-        workers: processes on this machine, >= 1.
+        workers: processes on this machine, >= 1; None for as many as pay, see `usual_workers`.
         limit: only the first so many images; None for all.
         progress: called after every image, in this thread.
         spec: input spec, where `classifier` is a name.
@@ -92,9 +93,8 @@ def run_audit(
     """
     settings = settings or AttackSettings()
     run = Path(out)
-    isolated = workers > 1 if isolate is None else isolate
     check_call(settings, workers=workers, limit=limit)
-    if strategy is not None and isolated:
+    if strategy is not None and (isolate or (workers or 1) > 1):
         raise InvalidSetting("a strategy of your own runs in this process: use workers=1 and isolate=False.")
     box = load_classifier(classifier, spec, device=devices[0] if devices else None, trust_model=trust_model)
     chosen = image_set(images, labels, box, limit)
@@ -110,13 +110,16 @@ def run_audit(
     )
     if not (run / RESULT).is_file():
         before = counted(run, plan)
+        if workers is None:
+            left = plan.data.count - before.done
+            workers = usual_workers(box, plan, left=left, devices=devices) if strategy is None else 1
         meter = Meter(plan.data.count, before, progress) if progress is not None else None
         work_here(
             run,
             plan,
             box,
             workers=workers,
-            isolated=isolated,
+            isolated=workers > 1 if isolate is None else isolate,
             devices=devices,
             durable=durable,
             strategy=strategy,
@@ -126,9 +129,9 @@ def run_audit(
     return checked(load_summary(run / RESULT))
 
 
-def check_call(settings: AttackSettings, *, workers: int, limit: int | None) -> None:
+def check_call(settings: AttackSettings, *, workers: int | None, limit: int | None) -> None:
     """Check what needs neither model nor images."""
-    if workers < 1:
+    if workers is not None and workers < 1:
         raise InvalidSetting(f"workers must be >= 1; got {workers}.")
     if limit is not None and limit < 1:
         raise InvalidSetting(f"images must be >= 1, or left out for all; got {limit}.")

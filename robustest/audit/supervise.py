@@ -24,6 +24,7 @@ from robustest.audit.deaths import Death, death_of, note_death
 from robustest.audit.files import storage
 from robustest.audit.leases import EXPIRY, HEARTBEAT
 from robustest.audit.work import Event
+from robustest.audit.workers import usable_cores
 from robustest.classifiers.classifier import Classifier
 from robustest.errors import EnvironmentFailure, InvalidSetting, RobustestError
 from robustest.results import Verdict
@@ -86,8 +87,7 @@ def supervise(
     Raises:
         RobustestError: what a worker raised. EnvironmentFailure: workers die before they begin.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    threads = max(1, cores // workers)
+    threads = max(1, usable_cores() // workers)
 
     def order(place: int) -> Order:
         return Order(

@@ -32,7 +32,7 @@ def audit(
     limit: Annotated[int | None, Parameter(name="--images")] = None,
     attack: AttackFlags = AS_USUAL,
     spec: ModelFlags = AS_FOUND,
-    workers: int = 1,
+    workers: int | None = None,
     devices: Annotated[
         tuple[str, ...], Parameter(name=["--devices", "--device"], negative="", show_default=False)
     ] = (),
@@ -55,7 +55,7 @@ def audit(
         images: folder with a subfolder a class or a labels.csv, or an .npz with images (N, H, W, C) and labels.
         out: folder for the results; empty, missing, or that of this very audit.
         limit: only the first so many images.
-        workers: processes, each with its share of the cores; the result does not depend on it.
+        workers: processes, each with its share of the cores; the result does not depend on it. If not given: one a device where several are named, one a core for an ONNX file where each has enough to do and memory allows, else one.
         devices: of a torch module, such as cuda:0; several are given to the workers in turn.
         require: at least this share must survive this distance, as distance:share; 3:0.6 asks that 60 % survive 3 pixels. Exits with 0 if it was shown at 95 % confidence, 1 if refuted, 3 if neither.
         format: what is printed: for people (human), the totals as json, github annotations, or the path of a junit file.
