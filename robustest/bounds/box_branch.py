@@ -97,7 +97,7 @@ class _BoxSearch:
             with torch.no_grad():
                 found = self.bounds.bound(self.bounds.analyse(region), self.rows)
             done += len(taken)
-            failing = found.value <= 0
+            failing = ~(found.value > 0)
             witness = self._witness(region.argmin_linear(found.form)[failing])
             if witness is not None:
                 return answer(Decision.FALSIFIED, witness)
@@ -129,6 +129,7 @@ class _BoxSearch:
 
     def _witness(self, points: Tensor) -> NDArray[np.float32] | None:
         """The first of some points that the classifier itself gets wrong, inside the box as float32."""
+        points = points[points.isfinite().all(1)]
         if not len(points):
             return None
         images = points.to(torch.float32).numpy()

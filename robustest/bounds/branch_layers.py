@@ -97,7 +97,7 @@ class _Sweep:
         margins = forms.times(rows[0])
         if not compact.layers:
             self.lower = torch.maximum(self.lower, compact.least(margins))
-            return self._answer(int((self.lower <= 0).sum()), None)
+            return self._answer(int((~(self.lower > 0)).sum()), None)
         tree = RowBranch(compact, margins, deadline=deadline)
         open_ = (~tree.proved).nonzero()[:, 0]
         run = tree.run(open_, decide=True, deadline=deadline, most=most - self.nodes, look=look)

@@ -116,7 +116,7 @@ class ReluBranch:
         queue: list[tuple[float, int, _Domain]] = []
         for place, rival in enumerate(self.root.rivals[0].tolist()):
             lower = float(self.root.lower[0, place])
-            if lower <= 0:
+            if not lower > 0:
                 slopes = {k: v[0, place] for k, v in self.root.slopes.items()}
                 ends = {
                     pre: (self.root.intervals.lower[pre][0], self.root.intervals.upper[pre][0])
@@ -139,7 +139,7 @@ class ReluBranch:
                 if cut is None:
                     # Every neuron is decided: what is left is a linear program, and its multipliers need more steps.
                     self._bound([domain], steps=_LAST_STEPS, rate=0.5)
-                    stuck += domain.lower <= 0
+                    stuck += not domain.lower > 0
                     continue
                 node, entry = cut
                 for sign in (1, -1):
@@ -150,7 +150,7 @@ class ReluBranch:
                 self._bound(children)
             done += len(children)
             for child in children:
-                if child.lower <= 0:
+                if not child.lower > 0:
                     heapq.heappush(queue, (child.lower, next(order), child))
         lower = queue[0][0] if queue else max(0.0, float(self.root.lower.min()))
         proved = not queue and not stuck
@@ -261,7 +261,7 @@ class ReluBranch:
                 group["lr"] *= 0.95
         for place, domain in enumerate(domains):
             domain.lower = float(best[place])
-            if domain.lower <= 0:
+            if not domain.lower > 0:
                 domain.slopes = {k: v[place, 0].detach() for k, v in best_slopes.items()}
                 domain.multipliers = {k: v[place].detach() for k, v in best_weights.items()}
 

@@ -27,7 +27,7 @@ from robustest.bounds.centred_slopes import Slopes, slopes_of
 from robustest.bounds.cones import Cone, build_cone
 from robustest.bounds.graph import BoundGraph
 from robustest.bounds.region import Region
-from robustest.bounds.rounding import OUTWARD, U64, gamma
+from robustest.bounds.rounding import OUTWARD, U64, gamma, or_nothing
 
 _ENTRIES = 1_500_000
 """Numbers in a block of forms that are pushed through the whole network at once: larger ones are slower."""
@@ -156,7 +156,7 @@ class CentredBounds:
         middle, half = (low + high) / 2, (high - low) / 2
         if node.op is not None:
             middle, half = node.op.forward(middle), node.op.forward(half, absolute=True)
-        return base + middle - half * OUTWARD - noise, base + middle + half * OUTWARD + noise
+        return or_nothing(base + middle - half * OUTWARD - noise), -or_nothing(-base - middle - half * OUTWARD - noise)
 
     def _tighten(
         self, at: int, state: Analysis, lower: Tensor, upper: Tensor, deadline: float, is_known: bool
@@ -229,7 +229,9 @@ class CentredBounds:
         at_base = (forms * state.base[last][:, None]).sum(-1)
         slack = gamma(rows.shape[1] + 4, U64) * (forms.abs() * state.base[last].abs()[:, None]).sum(-1)
         return FormBounds(
-            at_base - slack + best.value - (at_base.abs() + best.value.abs()) * 4 * U64, best.gains, best.form
+            or_nothing(at_base - slack + best.value - (at_base.abs() + best.value.abs()) * 4 * U64),
+            best.gains,
+            best.form,
         )
 
     def _push(self, start: int, forms: Tensor, state: Analysis, lines: frozenset[int] = frozenset()) -> FormBounds:
@@ -258,7 +260,8 @@ class CentredBounds:
         region = state.region
         radius = None if radius is None else radius * self._outward
         gains = _gains(centre, radius, region.lower - region.centre, region.upper - region.centre)
-        return FormBounds((least_change(region, gains, centre, radius) - loss) * self._outward, gains, centre)
+        least = or_nothing((least_change(region, gains, centre, radius) - loss) * self._outward)
+        return FormBounds(least, gains, centre)
 
     def _push_cone(self, cone: Cone, forms: Tensor, state: Analysis) -> Tensor:
         """(P, B, R) lower bounds of forms on the cone's target, (1, 1, R, F)."""
@@ -289,7 +292,7 @@ class CentredBounds:
         radius = None if radius is None else radius.flatten(0, 1) * self._outward
         gains = _gains(centre, radius, seen.lower - seen.centre, seen.upper - seen.centre)
         value = least_change(seen, gains, centre, radius).reshape(cone.patches, batch, -1)
-        return (value - loss) * self._outward
+        return or_nothing((value - loss) * self._outward)
 
 
 def _through(

@@ -24,7 +24,7 @@ from robustest.bounds.graph import BoundGraph
 from robustest.bounds.ops import Conv, Dense
 from robustest.bounds.region import Region
 from robustest.bounds.relax import relax
-from robustest.bounds.rounding import OUTWARD
+from robustest.bounds.rounding import OUTWARD, or_nothing
 from robustest.bounds.substitute import (
     Intervals,
     MiddleSlopes,
@@ -281,7 +281,7 @@ def _interval_step(
     else:
         lower = torch.stack([found.lower[p] for p in node.parents]).sum(0)
         upper = torch.stack([found.upper[p] for p in node.parents]).sum(0)
-    return lower - error * OUTWARD, upper + error * OUTWARD, error
+    return or_nothing(lower - error * OUTWARD), -or_nothing(-upper - error * OUTWARD), error
 
 
 def margin_rows(n_classes: int, label: Tensor, rivals: Tensor | None = None) -> tuple[Tensor, Tensor]:

@@ -55,7 +55,7 @@ def prove_by_cuts(
     begin = time.thread_time()
     assert region.norm == "linf"
     assert region.batch == 1
-    open_ = (first.lower[0] <= 0).nonzero()[:, 0]
+    open_ = (~(first.lower[0] > 0)).nonzero()[:, 0]
     rivals, forms, least = first.rivals[0, open_], first.form[0, open_], first.lower[0, open_]
     known = first.intervals.select(torch.zeros(len(open_), dtype=torch.int64))
     worst, began = float(first.lower.min()), begin

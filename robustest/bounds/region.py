@@ -301,6 +301,7 @@ class Region:
 
     def knapsack(self, rate: Tensor, room: Tensor, other: tuple[Tensor, Tensor] | None = None) -> Tensor:
         """(B, R) most that can be gained in L1; see `gained_in_l1`."""
+        assert self.weight is None
         return gained_in_l1(rate, room, self.eps, other)
 
     def ball_and_box(self, size: Tensor, room: Tensor, other: tuple[Tensor, Tensor] | None = None) -> Tensor:

@@ -39,6 +39,11 @@ def gammas(terms: Tensor, unit: float) -> Tensor:
     return torch.where(product < 0.5, product / (1.0 - product) * (1.0 + 8 * U64), math.inf)
 
 
+def or_nothing(lower: Tensor) -> Tensor:
+    """Lower bounds, -inf where overflow left no number: such a bound says nothing, and compares as nothing."""
+    return torch.where(lower.isnan(), -math.inf, lower)
+
+
 def up(value: float) -> float:
     """Next float64 above."""
     return math.nextafter(value, math.inf)

@@ -61,7 +61,7 @@ def slopes_that_prove(
     begin = time.thread_time()
     with torch.no_grad():
         plain = margin_bounds(graph, region, label, executed=executed)
-    hard = plain.rivals[plain.lower <= 0]
+    hard = plain.rivals[~(plain.lower > 0)]
     between, final = _start(graph, plain.intervals, max(1, len(hard)))
     held = [*final.values(), *(s for pair in between.values() for side in pair for s in side.values())]
     if not final or sum(s.numel() for s in held) > _LARGEST:

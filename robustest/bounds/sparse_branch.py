@@ -221,7 +221,7 @@ class _SparseSearch:
             found = self.bounds.bound(state, self.rows)
             won = self.bounds.hard_won(state)
             done += len(taken)
-            failing = found.value <= 0
+            failing = ~(found.value > 0)
             witness = self._witness(region.argmin_linear(found.form)[failing])
             for b, node in enumerate(taken):
                 if not bool(failing[b].any()):
@@ -275,6 +275,7 @@ class _SparseSearch:
 
     def _witness(self, points: Tensor) -> NDArray[np.float32] | None:
         """The first of some points that the classifier itself gets wrong."""
+        points = points[points.isfinite().all(1)]
         if not len(points):
             return None
         images = points.to(torch.float32).numpy().reshape(-1, *self.image.shape)

@@ -18,7 +18,7 @@ from robustest.bounds.graph import BoundGraph, Node
 from robustest.bounds.ops import Conv, Gather, Scale
 from robustest.bounds.region import Region
 from robustest.bounds.relax import Relaxation
-from robustest.bounds.rounding import OUTWARD, U64, gamma
+from robustest.bounds.rounding import OUTWARD, U64, gamma, or_nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,17 +125,17 @@ def back_substitute(
     last = pending.get(0)
     if last is None:
         zero = torch.zeros(*offset.shape, graph.n_inputs, dtype=torch.float64)
-        return offset, zero, offset
+        return or_nothing(offset), zero, offset
     if isinstance(last, Windows):
         pixels, rows = last.pixels(graph.input_shape)
         # Domains of a branch and bound are many sets of intervals on one region.
         owner = last.owner if region.batch > 1 else torch.zeros_like(last.owner)
-        return region.restrict(owner, pixels).min_linear(rows) + offset, None, offset
+        return or_nothing(region.restrict(owner, pixels).min_linear(rows) + offset), None, offset
     if region.batch == 1:
         least = region.min_linear(last.rows.flatten(0, 1)[None]).reshape(offset.shape)
     else:
         least = (region if last.owner is None else region.select(last.owner)).min_linear(last.rows)
-    return least + offset, last.rows, offset
+    return or_nothing(least + offset), last.rows, offset
 
 
 def _is_image_order(graph: BoundGraph, node: Node) -> bool:
