@@ -75,8 +75,6 @@ class _Play:
         self.large = far and not self.label_only
         self.boldness = tuning.caution if self.large else tuning.optimism
         self.queries, self.left = task.queries, task.queries
-        # By the keys of states: what is asked again is remembered by the driver and costs nothing.
-        self.asked = Asked(self.beliefs.cells)
         self.alone = np.zeros(self.beliefs.mean.shape, bool)  # edits whose effect on the clean image is known
         self.flats = 0  # of these, those that changed nothing
         self.best: State | None = None
@@ -85,6 +83,8 @@ class _Play:
         self.notes = task.notes
         heard = task.notes.scores
         self.rivals = Rivals(heard[0], task.label) if heard is not None and task.target is None else None
+        # What is asked again is remembered by the driver and costs nothing.
+        self.asked = Asked(self.beliefs.cells, self.rivals)
         self.aim = _NEAREST  # place among the rivals of the class that is aimed at
         self.views = {_NEAREST: self.beliefs}  # of each rival aimed at so far: what lowers the margin to it
         self.singles_left = True  # until every single edit was tried
@@ -141,14 +141,12 @@ class _Play:
     def ask(self, batch: Batch) -> Asking:
         """Have states scored, and keep the smallest that flips."""
         margins = yield self._edits_of(batch)
-        keys, new, place = self.asked.heed(batch, self.alone, margins)
+        self.rows, new, place = self.asked.heed(batch, self.alone, margins, self.notes.scores)
         self.left -= max(new, -(-len(batch) // 4))  # a search that turns in a circle ends too
         if place >= 0:
             found = batch[place]
             if self.best is None or len(found) < len(self.best):
                 self.best = found
-        if self.rivals is not None:
-            self.rows = self.rivals.margins(self.notes.scores, keys, margins)
         return margins
 
     def _edits_of(self, batch: Batch) -> Edits:

@@ -260,22 +260,62 @@ def missing(table: Ints, key: np.int64) -> bool:
 
 
 @compiled
-def add_keys(table: Ints, keys: Ints) -> int:
-    """Add keys to such a table, which must keep a free place; returns how many are new. A key 0 counts as a 1."""
-    new = 0
-    for key in keys:
-        some = key if key != 0 else np.int64(1)
-        place = _place_of(table, some)
-        new += table[place] == 0
-        table[place] = some
-    return new
+def note(
+    table: Ints,
+    numbers: Ints,
+    rows: Doubles,
+    count: int,
+    keys: Ints,
+    margins: Doubles,
+    scores: Doubles,
+    label: int,
+    classes: Ints,
+    out: Doubles,
+) -> int:
+    """What `Asked.heed` keeps of states with these keys, in a table with room for them; returns how many are new.
+
+    Args:
+        table, numbers, rows: see `Asked.table`. count: of states there. scores: (0, 0) where none was scored.
+        out: (N, R) margins to the rivals; (0, 0) if they are not wanted.
+    """
+    before = count
+    for state in range(len(keys)):
+        key = keys[state] if keys[state] != 0 else np.int64(1)
+        place = _place_of(table, key)
+        new = table[place] == 0
+        if new:
+            table[place], numbers[place] = key, count
+            count += 1
+        number = numbers[place]
+        scored = len(scores) > 0 and not np.isnan(scores[state, label])
+        for rival in range(len(classes)):
+            if scored:
+                rows[number, rival] = scores[state, label] - scores[state, classes[rival]]
+            elif new:
+                rows[number, rival] = margins[state]
+            if len(out):
+                out[state, rival] = rows[number, rival]
+    return count - before
 
 
 @compiled
 def heed(
-    table: Ints, width: int, cells: Ints, colours: Ints, offsets: Ints, marks: Masks, margins: Doubles
-) -> tuple[Ints, int, int]:
-    """`Asked.add` in such a table; and the first of the smallest states whose margin is < 0, -1 where there is none."""
+    table: Ints,
+    numbers: Ints,
+    rows: Doubles,
+    count: int,
+    width: int,
+    cells: Ints,
+    colours: Ints,
+    offsets: Ints,
+    marks: Masks,
+    margins: Doubles,
+    scores: Doubles,
+    label: int,
+    classes: Ints,
+    out: Doubles,
+) -> tuple[int, int]:
+    """`Asked.heed` in such a table: how many states are new; the first of the smallest that flip, -1 where none does."""
     best = -1
     for state in range(len(offsets) - 1):
         size = offsets[state + 1] - offsets[state]
@@ -284,7 +324,7 @@ def heed(
         if margins[state] < 0 and (best < 0 or size < offsets[best + 1] - offsets[best]):
             best = state
     keys = state_keys(width, cells, colours, offsets)
-    return keys, add_keys(table, keys), best
+    return note(table, numbers, rows, count, keys, margins, scores, label, classes, out), best
 
 
 @compiled
@@ -300,28 +340,6 @@ def unasked(table: Ints, keys: Ints) -> Ints:
             places[found] = row
             found += 1
     return places[:found]
-
-
-@compiled
-def gaps(scores: Doubles, label: int, classes: Ints) -> tuple[Doubles, bool]:
-    """(N, R) differences between the label's score and each class's, of scores (N, K); whether any is NaN."""
-    rows = np.empty((scores.shape[0], len(classes)))
-    unknown = False
-    for row in range(scores.shape[0]):
-        for place in range(len(classes)):
-            rows[row, place] = scores[row, label] - scores[row, classes[place]]
-        unknown = unknown or np.isnan(rows[row, 0])
-    return rows, unknown
-
-
-@compiled
-def find_rows(table: Ints, numbers: Ints, rows: Doubles, keys: Ints, places: Ints, out: Doubles) -> None:
-    """Write the rows of some keys to `out`, where a table like that of `add_keys` holds them."""
-    for row in places:
-        place = _place_of(table, keys[row] if keys[row] != 0 else np.int64(1))
-        if table[place] != 0:
-            for entry in range(rows.shape[1]):
-                out[row, entry] = rows[numbers[place], entry]
 
 
 @compiled

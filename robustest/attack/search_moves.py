@@ -174,7 +174,7 @@ def fresh_swaps(
         drawing = (*beliefs.words, beliefs.pool, optimism, beliefs.mean, beliefs.deviation, beliefs.tally, count)
         around = (beliefs.grid.around, beliefs.grid.steps, beliefs.across, beliefs.allowed, SHARES, LIMITS)
         new, start = search_swap_kernels.propose_swaps(
-            *drawing, np.stack([state.cells, state.colours]), weight, *around, asked.table(), most, *found.arrays
+            *drawing, np.stack([state.cells, state.colours]), weight, *around, asked.table()[0], most, *found.arrays
         )
         if new != search_turn_kernels.TIES:
             return found.swaps(new) if new else None

@@ -56,7 +56,9 @@ def gathered(pixel_of_cell: Ints, table: Floats, cells: Ints, colours: Ints) -> 
 @compiled
 def heed_swaps(
     margins: Doubles,
-    rows: Doubles,
+    scores: Doubles,
+    label: int,
+    classes: Ints,
     aim: int,
     warmth: float,
     jump: float,
@@ -72,7 +74,10 @@ def heed_swaps(
     need: Doubles,
     numbers: Doubles,
     out: Doubles,
-    asked: Ints,
+    table: Ints,
+    numbered: Ints,
+    rows: Doubles,
+    count: int,
     tally: Doubles,
     noise: np.float32,
     mean: Floats,
@@ -80,7 +85,7 @@ def heed_swaps(
     size: Floats,
     norm: Floats,
     directions: Floats,
-    table: Floats,
+    palette: Floats,
     base: Floats,
     seen: np.float32,
     pixel_of_cell: Ints,
@@ -88,51 +93,52 @@ def heed_swaps(
     near: Floats,
     floor: np.float32,
     middle: int,
-    told: Doubles,
-    heard: Doubles,
+    region_told: Doubles,
+    region_heard: Doubles,
     region: Any,
 ) -> tuple[int, int, int]:
     """Take in the answers to swaps, and go on from the best of them where it is good enough.
 
     Args:
-        margins: (N,) answers. rows, aim: (N, R) margins to each rival, and which of them counts; -1 for `margins`.
+        margins: (N,) answers. scores, label, classes: see `note`. aim: which of the rivals counts; -1 for `margins`.
         warmth, jump: how much worse a swap may be, in units of the beliefs' scale, and a draw to multiply it. stalled: turns without progress.
         found, cells, colours, added (2, ...), places, single, keys: what `propose_swaps` wrote.
         state: (2, k) cells and colours of the state, changed in place. need: (k,) and so is this.
         numbers: margin of the state, and the lowest so far; changed in place. out: see `reluctance`.
-        asked: table of the states asked about. tally: see `Beliefs`. The others: see `search_kernels.learn`.
+        table, numbered, rows, count: see `note`. tally: see `Beliefs`. The others: see `search_kernels.learn`.
 
     Returns:
         How many states were new, the first that flips or -1, and the turns without progress.
     """
-    new = search_kernels.add_keys(asked, keys[:found])
+    told = np.empty((found if aim >= 0 else 0, len(classes)))
+    new = search_kernels.note(table, numbered, rows, count, keys[:found], margins, scores, label, classes, told)
     weighed, flip, place = np.empty(found), -1, 0
     for row in range(found):
         weighed[row] = margins[row]
         if margins[row] < 0:
             flip = row if flip < 0 else flip
         elif aim >= 0:
-            weighed[row] = rows[row, aim]
+            weighed[row] = told[row, aim]
         if weighed[row] < weighed[place]:
             place = row
-    count = 0
+    some = 0
     new_cells, new_colours, drops = np.empty(found, np.int64), np.empty(found, np.int64), np.empty(found)
     for row in range(found):
         if single[row]:
-            new_cells[count], new_colours[count] = added[0, row], added[1, row]
-            drops[count] = numbers[0] - weighed[row] + need[places[row]]
-            count += 1
+            new_cells[some], new_colours[some] = added[0, row], added[1, row]
+            drops[some] = numbers[0] - weighed[row] + need[places[row]]
+            some += 1
     squares = search_kernels.learn(
-        new_cells[:count],
-        new_colours[:count],
-        drops[:count],
+        new_cells[:some],
+        new_colours[:some],
+        drops[:some],
         noise,
         mean,
         deviation,
         size,
         norm,
         directions,
-        table,
+        palette,
         base,
         seen,
         pixel_of_cell,
@@ -140,12 +146,12 @@ def heed_swaps(
         near,
         floor,
         middle,
-        told,
-        heard,
+        region_told,
+        region_heard,
         region,
     )
     tally[0] += summed(squares)
-    tally[1] += count
+    tally[1] += some
     if weighed[place] <= numbers[0] + warmth * search_kernels.scale_of(tally) * jump:
         left = need[places[place]] + numbers[0] - weighed[place]
         need[places[place]] = 0.0 if left < 0 else left

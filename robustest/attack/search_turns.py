@@ -13,10 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robustest.attack import search_swap_kernels, search_turn_kernels
-from robustest.attack.search_asked import Asked
+from robustest.attack.search_asked import NOTHING, Asked
 from robustest.attack.search_beliefs import FEW, Beliefs
 from robustest.attack.search_moves import LIMITS, SHARES, Ahead, Found, fresh_swaps
-from robustest.attack.search_rivals import Rivals
 from robustest.attack.search_states import State
 from robustest.attack.search_tuning import Tuning
 from robustest.attack.task import Notes
@@ -24,8 +23,6 @@ from robustest.compiled import fast
 from robustest.results import Edits, Margins
 
 Playing = Generator[Edits, Margins, None]
-
-_NOTHING = np.zeros((0, 0))
 
 
 class Player(Protocol):
@@ -37,7 +34,6 @@ class Player(Protocol):
     asked: Asked
     best: State | None
     left: int
-    rivals: Rivals | None
     aim: int
     notes: Notes
 
@@ -70,7 +66,7 @@ def turns(player: Player, current: State, margin: float, need: Margins) -> Playi
         most = min(tuning.batch, player.left - stop)
         table = asked.table(most)
         count, start = search_swap_kernels.propose_swaps(
-            *drawing, found.count, state, likely, *around, table, most, *found.arrays
+            *drawing, found.count, state, likely, *around, table[0], most, *found.arrays
         )
         if count < 0:
             softness = beliefs.scale / 2 * max(1, stalled / 4) + 1e-9
@@ -87,11 +83,12 @@ def turns(player: Player, current: State, margin: float, need: Margins) -> Playi
             continue
         edits = search_turn_kernels.gathered(*places, found.cells[:count], found.colours[:count])
         margins = yield Edits(*edits, found.offsets[: count + 1])
-        keys = found.keys[:count].copy()
-        rows = player.rivals.margins(player.notes.scores, keys, margins) if player.rivals is not None else _NOTHING
+        scores = player.notes.scores
         new, flip, stalled = search_turn_kernels.heed_swaps(
             margins,
-            rows,
+            NOTHING if scores is None else scores,
+            asked.label,
+            asked.classes,
             player.aim,
             tuning.warmth,
             rng.exponential(),
@@ -102,7 +99,8 @@ def turns(player: Player, current: State, margin: float, need: Margins) -> Playi
             need,
             numbers,
             likely,
-            table,
+            *table,
+            len(asked),
             beliefs.tally,
             noise,
             *learning,

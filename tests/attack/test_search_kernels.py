@@ -91,10 +91,10 @@ def test_moves_and_draws_are_the_same(seed: int, shape: tuple[int, int, int], si
         state = edits.keep(first)
         useless = np.zeros(beliefs.mean.shape, bool) if rule or len(state) == 1 else None
         ahead = Ahead(state, rng.random(len(state)), 0.5, useless)
-        asked = Asked(beliefs.cells)
+        asked = Asked(beliefs.cells, None)
         swaps = fresh_swaps(ahead, beliefs, asked, optimism=1.5, count=20, most=16, rng=rng)
         assert swaps is not None
-        asked.heed(swaps.batch, np.zeros(beliefs.mean.shape, bool), np.ones(len(swaps.batch)))
+        asked.heed(swaps.batch, np.zeros(beliefs.mean.shape, bool), np.ones(len(swaps.batch)), None)
         again = fresh_swaps(ahead, beliefs, asked, optimism=1.5, count=20, most=16, rng=rng)
         assert again is None or len(asked.fresh(again.batch)) == len(again.batch)
         climbs = climbing_moves(state, beliefs, optimism=1.5, count=16, rng=rng)
@@ -141,7 +141,7 @@ def test_batches_as_arrays_are_the_same(seed: int, count: int) -> None:
     margins = rng.integers(-2, 9, count).astype(np.float64)
     for fast in (False, True):
         compiled.use(fast)
-        *_, flip = Asked(30).heed(Batch(cells, colours, offsets), np.zeros((4, 30), bool), margins)
+        *_, flip = Asked(30, None).heed(Batch(cells, colours, offsets), np.zeros((4, 30), bool), margins, None)
         assert flip == min((place for place in range(count) if margins[place] < 0), key=lambda i: sizes[i], default=-1)
 
 
@@ -152,7 +152,7 @@ def test_states_asked_are_remembered_as_by_a_set(seed: int, switch: int) -> None
     seen: set[frozenset[tuple[int, int]]] = set()
     single = np.zeros((3, 40), bool)
     compiled.use(False)
-    asked, marks = Asked(40), np.zeros((3, 40), bool)
+    asked, marks = Asked(40, None), np.zeros((3, 40), bool)
     for step in range(6):
         if step == switch:
             compiled.use(True)
@@ -163,7 +163,7 @@ def test_states_asked_are_remembered_as_by_a_set(seed: int, switch: int) -> None
         sets = [frozenset(zip(state.cells.tolist(), state.colours.tolist(), strict=True)) for state in states]
         fresh = [place for place, one in enumerate(sets) if one not in seen and one not in sets[:place]]
         assert asked.fresh(Batch.of(states)).tolist() == fresh
-        assert asked.heed(Batch.of(states), marks, np.ones(len(states)))[1] == len(fresh)
+        assert asked.heed(Batch.of(states), marks, np.ones(len(states)), None)[1] == len(fresh)
         seen |= set(sets)
         assert len(asked) == len(seen)
         for one in sets:
@@ -171,19 +171,6 @@ def test_states_asked_are_remembered_as_by_a_set(seed: int, switch: int) -> None
                 ((cell, colour),) = one
                 single[colour, cell] = True
     assert np.array_equal(marks, single)
-
-
-@given(seed=st.integers(0, 100), known=st.booleans())
-def test_gaps_to_the_rivals_are_the_same(seed: int, known: bool) -> None:
-    rng = np.random.default_rng(seed)
-    scores = rng.standard_normal((6, 5))
-    if not known:
-        scores[3] = np.nan
-    compiled.use(True)
-    classes = np.array([4, 0, 1])
-    rows, unknown = search_kernels.gaps(scores, 2, classes)
-    assert rows.tobytes() == (scores[:, 2, None] - scores[:, classes]).tobytes()
-    assert unknown is not known
 
 
 def test_states_with_one_edit_more_and_one_fewer() -> None:

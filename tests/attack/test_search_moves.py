@@ -21,7 +21,7 @@ def proposals(channels: int, pixels: list[int], useless: bool = False) -> tuple[
     state = State(held.cell_of_pixel[pixels], np.zeros(len(pixels), np.int64))
     known = np.zeros(held.mean.shape, bool) if useless else None
     ahead = Ahead(state, np.zeros(len(pixels)), 1.0, known)
-    swaps = fresh_swaps(ahead, held, Asked(held.cells), optimism=1.0, count=90, most=90, rng=rng)
+    swaps = fresh_swaps(ahead, held, Asked(held.cells, None), optimism=1.0, count=90, most=90, rng=rng)
     assert swaps is not None
     return held, state, swaps
 

@@ -9,7 +9,9 @@ import pytest
 
 from robustest import compiled
 from robustest.attack.find import find_adversarials
+from robustest.attack.search_asked import Asked
 from robustest.attack.search_rivals import Rivals
+from robustest.attack.search_states import Batch
 from robustest.settings import AttackSettings
 
 
@@ -17,43 +19,53 @@ def test_margins_are_gaps_to_every_other_class_nearest_first() -> None:
     rivals = Rivals(np.array([1.0, 9.0, 4.0, 8.0]), label=1)
     assert rivals.classes.tolist() == [3, 2, 0]
     assert rivals.clean.tolist() == [1.0, 5.0, 8.0]
-    rows = rivals.margins(np.array([[2.0, 3.0, 4.0, 0.0]]), np.array([7]), np.array([-1.0]))
-    assert rows.tolist() == [[3.0, -1.0, 1.0]]
-
-
-def test_what_was_heard_before_is_remembered_and_the_rest_has_its_margin() -> None:
-    rivals = Rivals(np.array([5.0, 0.0, 1.0]), label=0)
-    first = rivals.margins(np.array([[4.0, 1.0, 2.0]]), np.array([11]), np.array([2.0]))
-    nothing = np.full((1, 3), np.nan)
-    assert rivals.margins(nothing, np.array([11]), np.array([2.0])).tolist() == first.tolist()
-    assert rivals.margins(None, np.array([11]), np.array([2.0])).tolist() == first.tolist()
-    assert rivals.margins(None, np.array([12]), np.array([0.5])).tolist() == [[0.5, 0.5]]
+    assert rivals.margins(np.array([[2.0, 3.0, 4.0, 0.0]])).tolist() == [[3.0, -1.0, 1.0]]
 
 
 @pytest.mark.parametrize("switch", [None, *([0, 3] if compiled.installed() else [])])
-def test_rows_are_remembered_by_their_keys(switch: int | None) -> None:
-    """In numpy, compiled, and from one to the other on the way: the last told of each key, and nothing of the others."""
+def test_rows_are_remembered_by_their_states(switch: int | None) -> None:
+    """In numpy, compiled, and from one to the other on the way: what was heard of each, and the margin of the others."""
     rng = np.random.default_rng(0)
     before = compiled.use(False)
     try:
-        rivals, known = Rivals(np.array([5.0, 0.0, 1.0]), label=0), dict[int, list[float]]()
+        rivals, marks = Rivals(np.array([5.0, 0.0, 1.0]), label=0), np.zeros((2, 200), bool)
+        asked, known = Asked(200, rivals), dict[tuple[int, int], list[float]]()
         for step in range(8):
             if step == switch:
                 compiled.use(True)
-            keys = rng.integers(0, 400, 70) << 40  # equal in their lowest bits
+            places = rng.permutation(400)[:70]  # each state once
+            cells, colours = places % 200, places // 200
             scores = rng.standard_normal((70, 3))
-            asked = rng.random(70) < 0.3
-            scores[asked] = np.nan
+            remembered = rng.random(70) < 0.3
+            scores[remembered] = np.nan
             margins = rng.standard_normal(70)
-            rows = rivals.margins(scores, keys, margins)
-            for place in range(70):
+            rows, new, _ = asked.heed(
+                Batch(cells, colours, np.arange(71)), marks, margins, None if remembered.all() else scores
+            )
+            states = list(zip(cells.tolist(), colours.tolist(), strict=True))
+            assert new == sum(state not in known for state in states)
+            for place, state in enumerate(states):
                 wanted = [scores[place, 0] - scores[place, 2], scores[place, 0] - scores[place, 1]]
-                if asked[place]:
-                    wanted = known.get(int(keys[place]), [margins[place]] * 2)
+                if remembered[place]:
+                    wanted = known.get(state, [margins[place]] * 2)
                 assert rows[place].tolist() == wanted
-            known |= {int(key): row.tolist() for key, row in zip(keys, rows, strict=True)}
+            known |= {state: row.tolist() for state, row in zip(states, rows, strict=True)}
+            assert len(asked) == len(known)
     finally:
         compiled.use(before)
+
+
+def test_where_nothing_was_scored_rows_are_remembered_too() -> None:
+    for fast in {False, compiled.installed()}:
+        before = compiled.use(fast)
+        try:
+            asked, marks = Asked(9, Rivals(np.array([5.0, 0.0, 1.0]), label=0)), np.zeros((1, 9), bool)
+            first, second = (Batch(np.array([cell]), np.array([0]), np.array([0, 1])) for cell in (3, 4))
+            rows, *_ = asked.heed(first, marks, np.array([2.0]), np.array([[4.0, 1.0, 2.0]]))
+            assert asked.heed(first, marks, np.array([2.0]), None)[0].tolist() == rows.tolist() == [[2.0, 3.0]]
+            assert asked.heed(second, marks, np.array([0.5]), None)[0].tolist() == [[0.5, 0.5]]
+        finally:
+            compiled.use(before)
 
 
 def test_rivals_are_ranked_by_the_edits_that_they_would_take() -> None:
