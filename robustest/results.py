@@ -114,9 +114,11 @@ class Edits:
     def joined(parts: Sequence[Edits]) -> Edits:
         """All images of several batches, one after the other."""
         every = np.diff(np.concatenate([part.offsets for part in parts]))
-        sizes = np.delete(every, np.cumsum([len(part.offsets) for part in parts[:-1]], dtype=np.int64) - 1)
-        offsets = np.zeros(len(sizes) + 1, np.int64)
-        np.cumsum(sizes, out=offsets[1:])
+        counts = np.array([len(part.offsets) for part in parts])
+        inside = np.ones(len(every), bool)
+        inside[np.cumsum(counts)[:-1] - 1] = False  # from the end of a part to the beginning of the next
+        offsets = np.zeros(len(every) - len(parts) + 2, np.int64)
+        np.cumsum(every[inside], out=offsets[1:])
         return Edits(
             np.concatenate([part.pixels for part in parts]),
             np.concatenate([part.values for part in parts]),

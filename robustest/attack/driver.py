@@ -46,15 +46,19 @@ class Clock:
     wait: float = 0.0
 
 
-def usual_games(batch: Batch, shape: tuple[int, int, int]) -> int:
-    """Images in play at once, half of them a group, that fill the batches and leave room in memory.
+def usual_games(batch: Batch, shape: tuple[int, int, int], *, beside: bool = True) -> int:
+    """Images in play at once that fill the batches and leave room in memory: two groups, or one half as large again.
 
     A game asks about ten new states at a time. Where games are small there are more than a batch needs: the more
     questions are joined, the less joining costs each, and the longer the classifier is left to itself.
+
+    Args:
+        beside: see `ClassifierInfo`; one group will do where nothing can be done meanwhile.
     """
     each = _PIXEL_BYTES * shape[0] * shape[1]
     wanted = min(_MOST_GAMES, max(-(-batch.rows // 8), _CHEAP_BYTES // each))
-    return 2 * max(1, min(wanted, _GAMES_BYTES // each))
+    group = max(1, min(wanted, _GAMES_BYTES // each))
+    return 2 * group if beside else group + group // 2
 
 
 def play(
@@ -78,7 +82,8 @@ def play(
         games: images in play at once; None for as many as fill the batches.
         clock: is told where the time goes.
     """
-    places = games or usual_games(batch, shape)
+    beside = classifier.info.beside
+    places = games or usual_games(batch, shape, beside=beside)
     canvas = classifier.canvas(shape, slots=places, rows=batch.rows, pad=batch.pad)
     clean, memories = CleanScores(classifier), Memories(places)
     waiting = iter(jobs)
@@ -97,7 +102,7 @@ def play(
     with thread_of(classifier) as thread:
         scorer = Scorer(score, thread, full=batch.rows if batch.pad else None)
         while not exhausted or any(groups) or any(asked):
-            for turn in (0, 1):
+            for turn in (0, 1) if beside else (0,):  # what scores on the caller's core leaves no time to fill
                 pending = asked[turn]
                 finished: list[Game] = []
                 asked[turn] = None
@@ -113,7 +118,7 @@ def play(
                     for game in finished:
                         game.finish()
                         free.append(game.slot)
-                room = -(-places // 2) if turn == 0 else max(places // 2, 1)
+                room = places if not beside else -(-places // 2) if turn == 0 else max(places // 2, 1)
                 while not exhausted and free and len(groups[turn]) < room:
                     job = next(waiting, None)
                     if job is None:
@@ -122,13 +127,13 @@ def play(
                     game = Game(job, strategy, free.popleft(), memories)
                     thread.submit(canvas.place, game.slot, job.task.image)  # before any score: one thread, in order
                     groups[turn].append(game)
-                if exhausted:
+                if exhausted and beside:
                     _share(groups, asked, turn)
                 if groups[turn]:
                     started, scored = time.perf_counter(), clock.score
                     asked[turn] = ask(groups[turn], memories, scorer)
                     clock.merge += time.perf_counter() - started
-                    if not classifier.info.beside:
+                    if not beside:
                         clock.merge -= clock.score - scored
                     groups[turn] = []
                 for game in finished:

@@ -143,7 +143,7 @@ def iter_adversarials(
         raise InvalidSetting(f"target must be below {classes}, the number of classes; got {settings.target}.")
     search = strategy or strategy_named(settings.attack)
     how = choose_batch(classifier, as_unit(images[:4]), rows=batch)
-    places = min(games or usual_games(how, shape), len(images))
+    places = min(games or usual_games(how, shape, beside=classifier.info.beside), len(images))
     eight_bit = images.dtype == np.uint8
 
     def jobs() -> Iterator[Job]:

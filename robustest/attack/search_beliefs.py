@@ -126,9 +126,8 @@ class Beliefs:
             noise: variance of what else moved the margin, relative to the edit's own prior variance.
         """
         if fast():
-            flat = drops if drops.flags.c_contiguous else drops.copy()
-            squares = search_kernels.learn(cells, colours, flat, np.float32(noise), *self.learning())
-            self.tally += np.add.reduce(squares), len(drops)
+            flat = np.ascontiguousarray(drops)
+            search_turn_kernels.learn(cells, colours, flat, np.float32(noise), self.tally, *self.learning())
             return
         own = self.deviation[colours, cells].astype(np.float64)
         size = self.size[colours, cells]

@@ -48,9 +48,68 @@ def reluctance(need: Doubles, tally: Doubles, stalled: int, out: Doubles) -> Non
 
 
 @compiled
-def gathered(pixel_of_cell: Ints, table: Floats, cells: Ints, colours: Ints) -> tuple[Ints, Floats]:
-    """`search_states.pixels_and_values` of states (N, k) of equal size."""
-    return search_kernels.pixels_and_values(pixel_of_cell, table, cells.reshape(-1), colours.reshape(-1))
+def gathered(
+    pixel_of_cell: Ints, table: Floats, count: int, cells: Ints, colours: Ints, pixels: Ints, values: Floats
+) -> None:
+    """`search_states.pixels_and_values` of the first so many states of (N, k), written to pixels (N, k), values (N, k, C)."""
+    for state in range(count):
+        for edit in range(cells.shape[1]):
+            pixel = pixel_of_cell[cells[state, edit]]
+            pixels[state, edit] = pixel
+            row = pixel if table.shape[1] > 1 else 0
+            for channel in range(table.shape[2]):
+                values[state, edit, channel] = table[colours[state, edit], row, channel]
+
+
+@compiled
+def learn(
+    cells: Ints,
+    colours: Ints,
+    drops: Doubles,
+    noise: np.float32,
+    tally: Doubles,
+    mean: Floats,
+    deviation: Floats,
+    size: Floats,
+    norm: Floats,
+    directions: Floats,
+    palette: Floats,
+    base: Floats,
+    seen: np.float32,
+    pixel_of_cell: Ints,
+    offsets: Ints,
+    near: Floats,
+    floor: np.float32,
+    middle: int,
+    region_told: Doubles,
+    region_heard: Doubles,
+    region: Any,
+) -> None:
+    """`Beliefs.learn`; see `search_kernels.learn`, which is told of what comes after `tally`."""
+    squares = search_kernels.learn(
+        cells,
+        colours,
+        drops,
+        noise,
+        mean,
+        deviation,
+        size,
+        norm,
+        directions,
+        palette,
+        base,
+        seen,
+        pixel_of_cell,
+        offsets,
+        near,
+        floor,
+        middle,
+        region_told,
+        region_heard,
+        region,
+    )
+    tally[0] += summed(squares)
+    tally[1] += len(drops)
 
 
 @compiled
@@ -128,11 +187,12 @@ def heed_swaps(
             new_cells[some], new_colours[some] = added[0, row], added[1, row]
             drops[some] = numbers[0] - weighed[row] + need[places[row]]
             some += 1
-    squares = search_kernels.learn(
+    learn(
         new_cells[:some],
         new_colours[:some],
         drops[:some],
         noise,
+        tally,
         mean,
         deviation,
         size,
@@ -150,8 +210,6 @@ def heed_swaps(
         region_heard,
         region,
     )
-    tally[0] += summed(squares)
-    tally[1] += some
     if weighed[place] <= numbers[0] + warmth * search_kernels.scale_of(tally) * jump:
         left = need[places[place]] + numbers[0] - weighed[place]
         need[places[place]] = 0.0 if left < 0 else left

@@ -53,9 +53,10 @@ def ready(player: Player, state: State) -> bool:
 def turns(player: Player, current: State, margin: float, need: Margins) -> Playing:
     """Swap edits of a state until it flips, or nothing has come of it for long."""
     beliefs, tuning, rng, asked = player.beliefs, player.tuning, player.rng, player.asked
-    found = Found(2 * tuning.batch, len(current))
+    size, channels = len(current), beliefs.palette.base.shape[1]
+    found = Found(2 * tuning.batch, size)
     state, need = np.stack([current.cells, current.colours]), need.copy()
-    numbers, likely = np.array([margin, margin]), np.empty(len(current))
+    numbers, likely = np.array([margin, margin]), np.empty(size)
     learning, places = beliefs.learning(), (beliefs.pixel_of_cell, beliefs.palette.colours)
     drawing = (*_words(beliefs), beliefs.pool, tuning.optimism, beliefs.mean, beliefs.deviation, beliefs.tally)
     around = (beliefs.grid.around, beliefs.grid.steps, beliefs.across, beliefs.allowed, SHARES, LIMITS)
@@ -81,8 +82,9 @@ def turns(player: Player, current: State, margin: float, need: Margins) -> Playi
         if not count:
             search_turn_kernels.reluctance(need, beliefs.tally, stalled, likely)
             continue
-        edits = search_turn_kernels.gathered(*places, found.cells[:count], found.colours[:count])
-        margins = yield Edits(*edits, found.offsets[: count + 1])
+        pixels, values = np.empty((count, size), np.int64), np.empty((count, size, channels), np.float32)
+        search_turn_kernels.gathered(*places, count, found.cells, found.colours, pixels, values)
+        margins = yield Edits(pixels.reshape(-1), values.reshape(-1, channels), found.offsets[: count + 1])
         scores = player.notes.scores
         new, flip, stalled = search_turn_kernels.heed_swaps(
             margins,
@@ -107,7 +109,7 @@ def turns(player: Player, current: State, margin: float, need: Margins) -> Playi
         )
         asked.grew(new)
         player.left -= max(new, -(-count // 4))
-        if flip >= 0 and (player.best is None or len(current) < len(player.best)):
+        if flip >= 0 and (player.best is None or size < len(player.best)):
             player.best = State(found.cells[flip].copy(), found.colours[flip].copy())
         if stalled % tuning.patience == tuning.patience - 1:
             need = yield from player.needs(State(*state.copy()), float(numbers[0]))

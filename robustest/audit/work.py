@@ -146,7 +146,8 @@ class _Work:
         self.done: set[int] = set()
         self.finished = 0
         self.began = time.monotonic()
-        self.places = max(1, min(usual_games(self.batch, plan.data.shape), -(-plan.data.count // max(1, workers))))
+        usual = usual_games(self.batch, plan.data.shape, beside=self.classifier.info.beside)
+        self.places = max(1, min(usual, -(-plan.data.count // max(1, workers))))
         self.maps = _SALIENCY_BYTES // (4 * plan.data.shape[0] * plan.data.shape[1])
         heart.rate = self.rate
         self.asked: Any = as_unit(self.images.pixels[list(plan.probe)])
