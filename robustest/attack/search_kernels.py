@@ -20,6 +20,7 @@ Doubles = NDArray[np.float64]
 Masks = NDArray[np.bool_]
 
 _ONE, _NONE, _TINY, _LEAST = np.float32(1), np.float32(0), np.float32(1e-9), np.float32(0.02)
+_LOW, _REST = np.int64(0xFFFFFFFF), np.int32(0x7FFFFFFF)  # of 64 bits, and of 32 but the sign
 
 
 @compiled
@@ -142,28 +143,37 @@ def top(scores: Floats, count: int, avoid: Ints, never: np.float32) -> tuple[int
     for kind in range(kinds):
         for cell in avoid:
             scores[kind, cell] = never
-    best = np.empty(count + 1, np.float32)
-    cells = np.empty(count + 1, np.int64)
     highest = scores[0].copy()
     for kind in range(1, kinds):
         row = scores[kind]
         for cell in range(width):
             highest[cell] = max(highest[cell], row[cell])
-    found = 0
+    # One number for a score and its cell, ordered like the scores: a float's bits are, but for the sign. + 0 makes -0 to 0.
     for cell in range(width):
-        score = highest[cell]
-        if score <= never / 2 or (found > count and score <= best[count]):
+        highest[cell] += _NONE
+    bits = highest.view(np.int32)
+    least = np.empty(1, np.float32)
+    least[0] = never / 2
+    floor = (np.int64(least.view(np.int32)[0] ^ _REST) << 32) | _LOW
+    best = np.full(count + 1, floor)
+    for cell in range(width):
+        order = np.int64(bits[cell]) if bits[cell] >= 0 else np.int64(bits[cell] ^ _REST)
+        packed = (order << 32) | cell
+        if packed <= best[count]:
             continue
-        place = min(found, count)
-        while place > 0 and best[place - 1] < score:
-            best[place], cells[place] = best[place - 1], cells[place - 1]
+        place = count
+        while place > 0 and best[place - 1] < packed:
+            best[place] = best[place - 1]
             place -= 1
-        best[place], cells[place] = score, cell
-        found = min(found + 1, count + 1)
+        best[place] = packed
+    found = 0
+    while found <= count and best[found] > floor:
+        found += 1
+    cells = best[:count] & _LOW
     colours = np.empty(count, np.int64)
     for place in range(found - 1):
-        if best[place] == best[place + 1]:
-            return -1, cells[:count], colours
+        if best[place] >> 32 == best[place + 1] >> 32:
+            return -1, cells, colours
     found = min(found, count)
     for place in range(found):
         colour = 0
@@ -171,7 +181,7 @@ def top(scores: Floats, count: int, avoid: Ints, never: np.float32) -> tuple[int
             if scores[kind, cells[place]] > scores[colour, cells[place]]:
                 colour = kind
         colours[place] = colour
-    return found, cells[:count], colours
+    return found, cells, colours
 
 
 @compiled
