@@ -72,6 +72,7 @@ def optimise(
         rate: of Adam.
         seconds: CPU time after which no further step is taken.
     """
+    graph.need_continuous("an ascent on slopes")
     begin = time.thread_time()
     with torch.no_grad():
         first = margin_bounds(
@@ -138,6 +139,7 @@ def tighten(
     Where an ascent on the margins shares its effort over all neurons before them, this gives every unstable neuron of
     a flat layer its own slopes and its own objective. Never wider than `known`; the slopes are given back too.
     """
+    graph.need_continuous("an ascent on slopes")
     begin = time.thread_time()
     current, reached = known, dict[int, tuple[Slopes, Slopes]]()
     for index in _middle_start(graph, region, known):

@@ -54,7 +54,9 @@ def prove_region(
         first = margin_bounds(graph, region, labels, executed=executed)
     if bool(first.proved[0]):
         return BranchAnswer(True, float(first.lower.min()), 1, 0, time.thread_time() - begin)
-    if not any(node.activation is not None and node.activation.kind == "relu" for node in graph.nodes):
+    if graph.jumps is not None or not any(
+        node.activation is not None and node.activation.kind == "relu" for node in graph.nodes
+    ):
         # There is nothing to optimise or to branch on.
         return BranchAnswer(False, float(first.lower.min()), 1, 1, time.thread_time() - begin)
     is_box = region.norm == "linf" and region.batch == 1

@@ -118,6 +118,9 @@ class GraphBuilder:
         if torch.equal(index, torch.arange(node.size)):
             return self.reshape(parent, out_shape)
         op = Gather(index, fill, node.shape, out_shape)
+        if node.activation is not None and node.activation.kind == "sign" and op.is_permutation:
+            # Reorder first, then take signs: binarised networks transpose around each, and the two then melt.
+            return self.activate(self.gather(node.parents[0], index, out_shape, name), node.activation, node.name)
         if isinstance(node.op, Scale) and op.is_permutation:
             # Reorder first, then scale: so a normalisation stands on the (C, H, W) side of a transposition.
             old = node.op
@@ -173,7 +176,31 @@ class GraphBuilder:
         """An activation function."""
         if activation.kind == "relu" and not 0 <= activation.slope <= 1:
             raise UnsupportedLayer(f"layer {name}: a leaky ReLU of slope {activation.slope}; it must be in [0, 1].")
+        if activation.kind == "sign":
+            zero = self._sign_of_sign(parent)
+            if zero is not None:
+                before = self.nodes[self.nodes[parent].parents[0]]
+                return self.activate(before.parents[0], Activation("sign", zero=zero), name)
         return self._add(Node("activation", (parent,), self.shape(parent), activation=activation, name=name))
+
+    def _sign_of_sign(self, scaled: int) -> float | None:
+        """What `sign(factor * sign(z) + constant)` is at z = 0, where it is the sign of z elsewhere; else None.
+
+        Exporters write a sign that is never 0 so: `sign(sign(z) + 0.1)`. Its three values are far from 0 for any rounding.
+        """
+        op = self.nodes[scaled].op
+        if not isinstance(op, Scale):
+            return None
+        inner = self.nodes[self.nodes[scaled].parents[0]].activation
+        if inner is None or inner.kind != "sign":
+            return None
+        size = 2.0**-10 * (op.factor.abs() + op.mass)
+        values = [op.factor * v + op.constant for v in (-1.0, inner.zero, 1.0)]
+        signs = [v.sign() for v in values]
+        clear = all(bool((v.abs() > size).all()) for v in values)
+        if not clear or bool((signs[0] != -1).any() | (signs[2] != 1).any() | (signs[1] != signs[1][0]).any()):
+            return None
+        return float(signs[1][0])
 
     def build(self, output: int, *, unit: float, digest: str = "") -> BoundGraph:
         """Finish: drop what the output does not need, melt reshapes into their neighbours."""

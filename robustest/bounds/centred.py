@@ -23,9 +23,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from robustest.bounds.centred_slopes import Slopes, slopes_of
+from robustest.bounds.centred_slopes import Jumps, Slopes, slopes_of
 from robustest.bounds.cones import Cone, build_cone
-from robustest.bounds.graph import BoundGraph
+from robustest.bounds.graph import Activation, BoundGraph
 from robustest.bounds.region import Region
 from robustest.bounds.rounding import OUTWARD, U64, gamma, or_nothing
 
@@ -52,7 +52,7 @@ class Analysis:
     lower: list[Tensor]
     upper: list[Tensor]
     noise: list[Tensor | None]
-    slopes: dict[int, Slopes]
+    slopes: dict[int, Slopes | Jumps]
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +87,9 @@ class CentredBounds:
         self._read_by_activation = sorted(set(read))
         self._cones: dict[int, Cone | None] = {}
         self.activations = [i for i, n in enumerate(graph.nodes) if n.activation is not None]
+        self._signs = frozenset(
+            i for i, n in enumerate(graph.nodes) if n.activation is not None and n.activation.kind == "sign"
+        )
 
     def _cone(self, node: int) -> Cone | None:
         if node not in self._cones:
@@ -120,7 +123,7 @@ class CentredBounds:
             if node.activation is not None:
                 below, above = state.lower[node.parents[0]], state.upper[node.parents[0]]
                 state.slopes[at] = slopes_of(node.activation, base[node.parents[0]], below, above)
-                lower, upper = node.activation(below), node.activation(above)
+                lower, upper = node.activation.interval(below, above)
                 if noise is not None:
                     lower, upper = lower - noise, upper + noise
             else:
@@ -142,7 +145,7 @@ class CentredBounds:
         multiply changes (at most twice the reach) and not values.
         """
         activation = self.graph.nodes[at].activation
-        if activation is not None and activation.kind == "relu" and activation.slope in (0.0, 1.0):
+        if activation is not None and _is_exact(activation):
             return None
         return self.graph.node_error(at, reach, unit=self.unit) + 3 * self.graph.node_error(at, reach, unit=0.0)
 
@@ -201,9 +204,9 @@ class CentredBounds:
         return frozenset([a for a in self.activations if a < at][_EARLY:])
 
     def _kinks_at_zero(self, at: int) -> bool:
-        """Whether every activation that reads a node is a ReLU: then only its sign need be decided."""
+        """Whether every activation that reads a node is a ReLU or a sign: then only its sign need be decided."""
         kinds = [self.graph.nodes[child].activation for child in self.graph.children[at]]
-        return all(a is None or a.kind == "relu" for a in kinds)
+        return all(a is None or a.kind in ("relu", "sign") for a in kinds)
 
     def hard_won(self, state: Analysis) -> dict[int, tuple[Tensor, Tensor]]:
         """The bounds that cost most and take least room: worth handing to parts of the same regions as `known`."""
@@ -218,7 +221,7 @@ class CentredBounds:
         last = len(self.graph.nodes) - 1
         forms = rows.expand(state.region.batch, -1, -1)
         best = self._push(last, forms, state)
-        for lines in {frozenset(self.activations[-1:]), self._late(last)} - {frozenset()}:
+        for lines in {frozenset(self.activations[-1:]), self._late(last), self._signs} - {frozenset()}:
             other = self._push(last, forms, state, lines)
             better = other.value > best.value
             best = FormBounds(
@@ -248,7 +251,9 @@ class CentredBounds:
                 loss = loss + _charge(centre, radius, noise[:, :, None])
             if node.activation is not None:
                 use = state.slopes[at].seen(lambda values: values[:, None])
-                centre, radius, extra = _through(centre, radius, use, at in lines and node.activation.kind == "relu")
+                centre, radius, extra = _through(
+                    centre, radius, use, at in lines and node.activation.kind in ("relu", "sign")
+                )
                 loss = loss + extra
             elif node.op is not None:
                 centre = node.op.backward(centre.flatten(0, 1)).reshape(batch, count, -1)
@@ -295,10 +300,17 @@ class CentredBounds:
         return or_nothing((value - loss) * self._outward)
 
 
+def _is_exact(activation: Activation) -> bool:
+    """Whether an activation rounds nothing, here or there."""
+    return activation.kind == "sign" or (activation.kind == "relu" and activation.slope in (0.0, 1.0))
+
+
 def _through(
-    centre: Tensor, radius: Tensor | None, use: Slopes, line: bool
+    centre: Tensor, radius: Tensor | None, use: Slopes | Jumps, line: bool
 ) -> tuple[Tensor, Tensor | None, Tensor | float]:
     """Forms on the change of an activation's output to forms on the change of its input, and what that loses."""
+    if isinstance(use, Jumps):
+        return use.through(centre, radius, constant=line)
     up, down = centre.clamp_min(0), centre.clamp_max(0)
     new = torch.addcmul(up * use.below, down, use.line if line else use.middle)
     lost = -(down * use.gap).sum(-1) if line else 0.0

@@ -1,6 +1,7 @@
 """Slopes around a base value: what bounds centred on an image put in place of an activation's change.
 
-With z0 the value at the base and z in [l, u], the change of a ReLU is at least the tangent at z0 times the change of z
+A sign changes by nothing before z has moved by |z0|, and by its jump at most: a secant from z0 bounds it, or the jump
+alone. With z0 the value at the base and z in [l, u], the change of a ReLU is at least the tangent at z0 times the change of z
 and at most the larger of two secants from z0, to l and to u; of an S-shaped function it lies between its flattest and
 its steepest slope. Each slope comes with what its float64 computation may have rounded.
 """
@@ -18,6 +19,10 @@ from robustest.bounds.rounding import U64
 
 _SLOPE_ERROR = 128 * U64
 """Absolute rounding error of any slope computed here (slopes are at most 1)."""
+_OUT = 2.0**-40
+"""Relative error of a secant's slope, far above what a few roundings can do."""
+_FAR = 8.0
+"""A sign whose input can move this many times as far as it is from 0 counts with its jump and not with a secant."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +51,64 @@ class Slopes:
         )
 
 
-def slopes_of(activation: Activation, base: Tensor, lower: Tensor, upper: Tensor) -> Slopes:
+@dataclass(frozen=True, slots=True)
+class Jumps:
+    """What is used of one layer of signs, (B, n) each, around f(z0): the change lies in [-down, up].
+
+    rate: where above 0, the change is also at most `rate |z - z0|` in size, and on one side of 0 alone.
+    """
+
+    down: Tensor
+    up: Tensor
+    rate: Tensor
+
+    def seen(self, look: Callable[[Tensor], Tensor]) -> Jumps:
+        """The same as forms of another shape meet it."""
+        return Jumps(look(self.down), look(self.up), look(self.rate))
+
+    def through(
+        self, centre: Tensor, radius: Tensor | None, *, constant: bool
+    ) -> tuple[Tensor, Tensor | None, Tensor | float]:
+        """Forms on the change of the signs to forms on that of their inputs, and what that loses.
+
+        With `constant` the jumps are lost as they stand; else secants are used where there are any.
+        """
+        secant = torch.zeros_like(self.rate, dtype=torch.bool) if constant else self.rate > 0
+        rise, fall = centre.clamp_max(0), centre.clamp_min(0)
+        each = fall * self.down - rise * self.up
+        if radius is not None:
+            each = each + radius * torch.maximum(self.down, self.up)
+        lost = torch.where(secant, 0.0, each).sum(-1)
+        if constant:
+            return torch.zeros_like(centre), None, lost
+        # c change >= c rate dz/2 - |c| rate |dz|/2 where the change can only take from the form, and >= 0 elsewhere.
+        bent = torch.where(secant, torch.where(self.down > 0, fall, rise) * (self.rate / 2), 0.0)
+        spread = bent.abs() * (1 + _OUT)
+        if radius is not None:
+            spread = spread + torch.where(secant, radius * self.rate, 0.0)
+        return bent, spread, lost
+
+
+def jumps_of(activation: Activation, base: Tensor, lower: Tensor, upper: Tensor) -> Jumps:
+    """Of a layer of signs, for z in [lower, upper] and lower <= base <= upper.
+
+    To change at all, z must reach 0, which is |z0| away: so the secant's rate is the jump over |z0|. It is not used
+    where z0 is so near to 0 that z easily moves many times as far.
+    """
+    at_base = activation(base)
+    low, high = activation.interval(lower, upper)
+    down, up = at_base - low, high - at_base
+    span = torch.maximum(base - lower, upper - base)
+    jump = torch.maximum(down, up)
+    near = (base.abs() * _FAR < span) | (base.abs() < 1e-100) | ~torch.isfinite(jump)
+    rate = torch.where(near | (jump == 0), 0.0, jump / base.abs().clamp_min(1e-100) * (1 + _OUT))
+    return Jumps(down, up, rate)
+
+
+def slopes_of(activation: Activation, base: Tensor, lower: Tensor, upper: Tensor) -> Slopes | Jumps:
     """Slopes of the change of an activation, for z in [lower, upper] and lower <= base <= upper."""
+    if activation.kind == "sign":
+        return jumps_of(activation, base, lower, upper)
     if activation.kind == "relu":
         return _relu_slopes(activation.slope, base, lower, upper)
     # The derivative of either is largest where |z| is least, and between its values at the ends otherwise.

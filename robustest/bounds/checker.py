@@ -26,19 +26,20 @@ from robustest.bounds.certificate import Certificate, ball_claim, sparse_claim
 from robustest.bounds.clock import Clock
 from robustest.bounds.crown import margin_bounds, margin_rows, propagate
 from robustest.bounds.drift import ExecutionDrift
+from robustest.bounds.ends import nearest_in, note
 from robustest.bounds.graph import BoundGraph
 from robustest.bounds.guarantee import Bound, Bracket, Guarantee, Norm, Witness
 from robustest.bounds.jacobian import exact_scores, gradient_intervals
 from robustest.bounds.linf import LinfRaiser
 from robustest.bounds.lipschitz import Lipschitz, eclipse_constant, least_rate, product_constant, rates_of
-from robustest.bounds.radius import largest_radius
+from robustest.bounds.radius import diameter, largest_radius
 from robustest.bounds.region import Region
 from robustest.bounds.rounding import OUTWARD, U32
+from robustest.bounds.sign_radius import SignRadius
 from robustest.bounds.slope_certificate import largest_written
 from robustest.bounds.sparse_branch import sparse_distance
 from robustest.bounds.witness import (
     Scorer,
-    distance,
     find_witness,
     nearest_of,
     pull_back,
@@ -68,8 +69,8 @@ _GROWTH = 3.0
 """Most that the next radius is of the largest proved in such networks."""
 _WIDER = 5.0
 """The radius tried first in L2 and L1 in such networks, of the one proved in Linf and L2."""
-
-
+_NEAREST = 2.0**-17
+"""Share of the upper end that is tried first in networks of signs, where nothing is proved yet."""
 _FIRST: dict[Norm, float] = {"linf": 0.5, "l2": 0.5, "l1": 0.4}
 """Share of the upper end that is tried first as a radius, times the share that was proved in Linf."""
 
@@ -97,7 +98,9 @@ class Checker:
         self._constants: dict[str, list[Lipschitz]] = {}
 
     def constants(self, norm: Norm) -> list[Lipschitz]:
-        """Global constants in a norm, computed on first use."""
+        """Global constants in a norm, computed on first use; none of a network that jumps."""
+        if self.graph.jumps is not None:
+            return []
         if norm not in self._constants:
             found: list[Lipschitz] = []
             if norm in ("l1", "linf"):
@@ -165,7 +168,8 @@ class Checker:
         # Attacks take a fixed number of steps, seldom their share; what they leave goes to the others.
         # Few pixels may move anywhere, and slopes take many bounds: large networks have no time for either.
         large = self.graph.n_neurons > _MANY
-        rest = [n for n in norms if n in _COUNTS] + ["slopes"] * ("linf" in norms)
+        sloped = "linf" in norms and self.graph.jumps is None
+        rest = [n for n in norms if n in _COUNTS] + ["slopes"] * sloped
         weights = [2.0] * len(balls) + [0.4 if large else 2.0] * len(rest)
         clock = Clock(begin + seconds, [0.5] * len(norms) + weights)
         uppers = {n: self._upper(image, label, n, (witnesses or {}).get(n, ()), clock.next()) for n in norms}
@@ -178,31 +182,26 @@ class Checker:
             if large:
                 smaller = max((b.value for b in lowers.values() if b is not None), default=0.0)
                 guess = _WIDER * smaller / above.value if smaller and above is not None else guess * _SMALL
-            bound = self._radius(point, label, norm, above, guess, (clock.next(), clock.end))
+            end = clock.next()
+            bound = self._radius(point, label, norm, above, guess, (end, clock.end))
+            if self.graph.jumps is not None:
+                bound = self._by_patterns(point, label, norm, above, bound, lowers, end)
             if norm == "linf" and above is not None and bound.value > 0:
                 first = min(1.0, bound.value / above.value)
             lowers[norm] = bound
         for norm in norms:
             if norm in _COUNTS:
                 lowers[norm], uppers[norm] = self._count(image, label, norm, uppers[norm], clock.next(), branch)
-        if "linf" in norms:
+        if sloped:
             raiser = LinfRaiser(self.graph, self.scorer, self.executed, self._bound)
             improve = raiser.by_branching if branch else raiser.by_slopes
             end, plain = clock.next(), lowers["linf"]
-            share = 1.0 if self.spec is None else _RAISING
-            left = share * (end - time.thread_time())
+            left = (1.0 if self.spec is None else _RAISING) * (end - time.thread_time())
             lowers["linf"], uppers["linf"] = improve(image, label, plain, uppers["linf"], left)
             lowers["linf"] = self._with_slopes(point, label, plain, lowers["linf"], end)
-        _share(lowers)
-        uppers = {n: self._least(image, n, uppers) for n in norms}
-        return {n: Bracket(n, lowers[n], uppers[n], _note(lowers[n], uppers[n])) for n in norms}
-
-    def _least(self, image: NDArray[np.float32], norm: Norm, found: Mapping[Norm, Witness | None]) -> Witness | None:
-        """The nearest in one norm of the witnesses found in any."""
-        others = [
-            replace(w, value=distance(w.image, image, norm)) for n, w in found.items() if w is not None and n != norm
-        ]
-        return nearest_of(found[norm], *others)
+        share(lowers)
+        uppers = {n: nearest_in(image, n, uppers) for n in norms}
+        return {n: Bracket(n, lowers[n], uppers[n], note(lowers[n], uppers[n])) for n in norms}
 
     def _checked(self, image: NDArray[np.float32], label: int) -> NDArray[np.float32]:
         array = np.ascontiguousarray(image, dtype=np.float32)
@@ -265,7 +264,7 @@ class Checker:
         channels = self.graph.input_shape[2]
         scores, error = exact_scores(self.graph, point)
         best = self._bound(0.0, "score gap", begin)
-        top = upper.value if upper is not None else _diameter(point.shape[1], norm)
+        top = upper.value if upper is not None else diameter(point.shape[1], norm)
         least = _WORTHLESS * top if self.graph.n_neurons > _MANY else 0.0
         hopeless = norm == "l2" and float(scores.max() - scores.min()) < least * self.least_rate
         for constant in () if hopeless else self.constants(norm):
@@ -278,6 +277,8 @@ class Checker:
             value = constant.radius(scores[0], label, float(error.max()) + lost / 2)
             if value > best.value:
                 best = self._bound(value, constant.method, begin)
+        if self.graph.jumps is not None and self.graph.n_neurons > _MANY:
+            return best  # lines around so many signs prove nothing, and take long
         proved = False
 
         def gap(eps: float) -> float:
@@ -296,6 +297,27 @@ class Checker:
             best = self._bound(value, "CROWN" if norm == "linf" else "centred bounds and CROWN", begin)
             best = replace(best, certificate=self._certificate(point, label, ball_claim(norm, value), best.method))
         return best
+
+    def _by_patterns(
+        self,
+        point: Tensor,
+        label: int,
+        norm: Norm,
+        upper: Witness | None,
+        best: Bound,
+        others: Mapping[Norm, Bound | None],
+        deadline: float,
+    ) -> Bound:
+        """The better of a bound and what patterns of signs prove; the others are in norms that are never larger."""
+        begin, top = time.thread_time(), upper.value if upper is not None else diameter(point.shape[1], norm)
+        start = max([best.value, _NEAREST * top, *(_WIDER * b.value for b in others.values() if b is not None)])
+        search = SignRadius(self.graph, label, self.executed)
+        channels = self.graph.input_shape[2]
+        value = search.largest(lambda eps: Region.ball(point, norm, eps, channels=channels), start, top, deadline)
+        if value <= best.value:
+            return best
+        made = self._certificate(point, label, ball_claim(norm, value), "sign patterns")
+        return replace(self._bound(value, "sign patterns", begin), certificate=made)
 
     def _with_slopes(
         self, point: Tensor, label: int, plain: Bound | None, raised: Bound | None, deadline: float
@@ -347,6 +369,8 @@ class Checker:
         """
         begin = time.thread_time()
         assert norm == "l0" or norm == "l0_dims"
+        if self.graph.jumps is not None and self.graph.n_neurons > _MANY:
+            branch, deadline = False, 0.0
         played = find_adversarial(self.scorer, image, label, queries=_QUERIES).image
         if played is not None:
             upper = nearest_of(upper, rescore(self.scorer, image, label, as_unit(played)[None], norm, "game search"))
@@ -370,21 +394,3 @@ class Checker:
             point, claim = torch.from_numpy(image), sparse_claim(norm, int(found.lower) - 1)
             bound = replace(bound, certificate=self._certificate(point, label, claim, bound.method, last.tree))
         return bound, upper
-
-
-def _diameter(n: int, norm: Norm) -> float:
-    return {"l1": float(n), "l2": math.sqrt(n)}.get(norm, 1.0)
-
-
-def _share(lowers: dict[Norm, Bound | None]) -> None:
-    """`L1 >= L2 >= Linf`: a radius proved in one norm holds in a larger one."""
-    for small, large in (("linf", "l2"), ("linf", "l1"), ("l2", "l1")):
-        source, target = lowers.get(small), lowers.get(large)  # type: ignore[call-overload]
-        if source is not None and target is not None and source.value > target.value:
-            lowers[large] = source  # type: ignore[index]
-
-
-def _note(lower: Bound | None, upper: Witness | None) -> str:
-    if upper is None:
-        return "No misclassified image was found; that says nothing about how far one is."
-    return "" if lower is not None else "Nothing was proved."

@@ -240,7 +240,7 @@ def propagate(
             lower, upper = region.box()
             error = None
         else:
-            lower, upper, error = _interval_step(graph, index, found, unit)
+            lower, upper, error = interval_step(graph, index, found, unit)
         if known is not None:
             lower = torch.maximum(lower, known.lower[index])
             upper = torch.minimum(upper, known.upper[index])
@@ -260,17 +260,15 @@ def propagate(
     return found
 
 
-def _interval_step(
-    graph: BoundGraph, index: int, found: Intervals, unit: float
-) -> tuple[Tensor, Tensor, Tensor | None]:
+def interval_step(graph: BoundGraph, index: int, found: Intervals, unit: float) -> tuple[Tensor, Tensor, Tensor | None]:
     node = graph.nodes[index]
     reach = [found.reach(p).detach() for p in node.parents]
     error: Tensor | None = graph.node_error(index, reach, unit=unit)
     assert error is not None
     parent = node.parents[0]
     if node.activation is not None:
-        lower, upper = node.activation(found.lower[parent]), node.activation(found.upper[parent])
-        if node.activation.kind == "relu" and not node.activation.slope:
+        lower, upper = node.activation.interval(found.lower[parent], found.upper[parent])
+        if node.activation.kind == "sign" or (node.activation.kind == "relu" and not node.activation.slope):
             return lower, upper, None  # a comparison with 0 rounds nothing, here or there
     elif node.op is not None:
         middle = (found.lower[parent] + found.upper[parent]) / 2

@@ -14,13 +14,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from robustest.bounds.errors import GraphMismatch
+from robustest.bounds.errors import GraphMismatch, UnsupportedLayer
 from robustest.bounds.ops import Conv, Dense, Gather, LinearOp, Scale, Shape
 from robustest.bounds.rounding import FLUSH32, OUTWARD, U32, U64, gamma, gammas
 
@@ -32,20 +32,47 @@ _LARGEST32, _LARGEST64 = 2.0**127, 2.0**1000
 _SEEN = 2.0**-10
 """Most that a model may differ from what was read of it, relative to the largest number in the network."""
 
-ActivationKind = Literal["relu", "sigmoid", "tanh"]
+_WHOLE32, _WHOLE64 = 2.0**24, 2.0**53
+"""Up to these, sums of whole numbers are whole numbers that float32 and float64 hold: nothing is rounded."""
+
+ActivationKind = Literal["relu", "sigmoid", "tanh", "sign"]
+
+
+class _StraightThrough(torch.autograd.Function):
+    """The sign itself, with the derivative of a sigmoid as wide as its inputs: attacks need a direction, bounds none."""
+
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, zero: float) -> Tensor:
+        """-1, `zero` or 1."""
+        ctx.save_for_backward(z)
+        return torch.where(z == 0, zero, z.sign())
+
+    @staticmethod
+    def backward(ctx: Any, *given: Tensor) -> tuple[Tensor, None]:
+        """The derivative of `tanh(z / mean |z|)`."""
+        (z,) = ctx.saved_tensors
+        width = z.abs().mean(-1, keepdim=True).clamp_min(1e-12)
+        return given[0] * (1 - torch.tanh(z / width).square()) / width, None
 
 
 @dataclass(frozen=True, slots=True)
 class Activation:
-    """A function of one number; for `relu`, `slope` in [0, 1] is its slope below zero (leaky)."""
+    """A function of one number.
+
+    slope: of `relu`, in [0, 1], its slope below zero (leaky). zero: of `sign`, -1, 0 or 1, its value at zero.
+    """
 
     kind: ActivationKind
     slope: float = 0.0
+    zero: float = 0.0
 
     def __call__(self, z: Tensor) -> Tensor:
         """The function itself, in exact arithmetic as far as float64 goes."""
         if self.kind == "relu":
             return torch.where(z >= 0, z, self.slope * z) if self.slope else z.clamp_min(0)
+        if self.kind == "sign":
+            value: Tensor = _StraightThrough.apply(z, self.zero)  # type: ignore[no-untyped-call]
+            return value
         return torch.sigmoid(z) if self.kind == "sigmoid" else torch.tanh(z)
 
     @property
@@ -53,7 +80,26 @@ class Activation:
         """What its float32 execution may err by, absolutely, on outputs of size 1 (relative for leaky ReLU)."""
         if self.kind == "relu":
             return gamma(3, U32) if self.slope else 0.0
-        return 2.0**-20
+        return 0.0 if self.kind == "sign" else 2.0**-20
+
+    def interval(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+        """Ends of the values on [low, high], its own rounding aside.
+
+        A sign is decided only where the whole interval has one. Where an end is not finite the executed input may be
+        NaN, of which the sign is NaN too: nothing is known of it then.
+        """
+        lower, upper = self(low), self(high)
+        if self.kind != "sign":
+            return lower, upper
+        known = torch.isfinite(low) & torch.isfinite(high)
+        return torch.where(known, lower, -math.inf), torch.where(known, upper, math.inf)
+
+    def carried(self, z: Tensor, error: Tensor) -> Tensor:
+        """What an error of the input, at most `error` >= 0, can change of the value at z: it jumps where it holds zero."""
+        if self.kind != "sign":
+            return error
+        low, high = self.interval(z - error, z + error)
+        return torch.where(torch.isfinite(high - low), high - low, math.inf)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +163,54 @@ class BoundGraph:
         return sum(node.size for node in self.nodes if node.kind == "activation")
 
     @cached_property
+    def jumps(self) -> str | None:
+        """Name of the first layer that jumps (a sign), after which no derivative and no Lipschitz constant holds."""
+        return next((n.name for n in self.nodes if n.activation is not None and n.activation.kind == "sign"), None)
+
+    def need_continuous(self, method: str) -> None:
+        """Refuse a method that rests on derivatives or on rates of change.
+
+        Raises:
+            UnsupportedLayer: a layer jumps.
+        """
+        if self.jumps is not None:
+            raise UnsupportedLayer(
+                f"{method} needs a network whose scores change gradually; layer {self.jumps} jumps at 0, where no "
+                "derivative bounds it. Use bounds by intervals, CROWN or sign patterns, as `certify` does."
+            )
+
+    @cached_property
+    def whole(self) -> tuple[bool, ...]:
+        """Of each node, whether every value that it can take is a whole number: signs, and whole sums of those."""
+        found: list[bool] = []
+        for node in self.nodes:
+            read = bool(node.parents) and all(found[p] for p in node.parents)
+            if node.activation is not None:
+                kept = node.activation.kind == "relu" and node.activation.slope in (0.0, 1.0)
+                found.append(node.activation.kind == "sign" or (kept and read))
+            elif isinstance(node.op, Scale):
+                found.append(False)
+            else:
+                found.append(read and (node.op is None or node.op.is_whole))
+        return tuple(found)
+
+    @cached_property
+    def _unrounded(self) -> tuple[bool, ...]:
+        """Of each node, whether it sums whole numbers, in a sum that no runtime makes one with that of a neighbour."""
+
+        def alone(at: int) -> bool:
+            while isinstance(self.nodes[at].op, Gather):
+                at = self.nodes[at].parents[0]
+            return self.nodes[at].exact or self.nodes[at].activation is not None
+
+        return tuple(
+            whole
+            and all(alone(p) for p in self.nodes[at].parents)
+            and all(self.nodes[c].exact or self.nodes[c].activation is not None for c in self.children[at])
+            for at, whole in enumerate(self.whole)
+        )
+
+    @cached_property
     def children(self) -> tuple[tuple[int, ...], ...]:
         """Of each node, who reads it (a node that reads it twice stands twice)."""
         found: list[list[int]] = [[] for _ in self.nodes]
@@ -172,6 +266,8 @@ class BoundGraph:
         rate: float | Tensor = (own + executed) * OUTWARD
         if executed and isinstance(node.op, Conv | Dense):
             rate = (own + gammas(node.op.live_terms(reach[0]) + _SPARE, unit)) * OUTWARD
+        if executed and self._unrounded[index] and bool((magnitude <= (_WHOLE32 if unit >= U32 else _WHOLE64)).all()):
+            rate, absolute = own * OUTWARD, 0.0  # no sum of some of the terms is larger
         error = magnitude * rate + absolute
         if not executed:
             return error
@@ -190,6 +286,8 @@ class BoundGraph:
         if node.activation is not None:
             # Monotone functions of one number: their float64 value errs by less than 8 units.
             rate = node.activation.error32 if unit else 0.0
+            if node.activation.kind == "sign":
+                return 0.0, 0.0, 0.0
             return (8 * U64, rate, 0.0) if node.activation.kind == "relu" else (0.0, 0.0, rate + 2.0**-48)
         own = gamma(node.size + terms + 4 * len(self.nodes) + 64, U64)
         if unit and node.single:
@@ -264,11 +362,17 @@ class BoundGraph:
                 error = torch.zeros_like(value)
             else:
                 reach = [values[p].abs() + errors[p] for p in node.parents]
-                if node.op is not None:
-                    error = node.op.forward(errors[node.parents[0]], absolute=True)
-                else:
-                    error = torch.stack([errors[p] for p in node.parents]).sum(0)
-                error = error * OUTWARD + self.node_error(index, reach, unit=self.unit)
+                error = self.carried(index, values, errors) * OUTWARD + self.node_error(index, reach, unit=self.unit)
             values.append(value)
             errors.append(error)
         return errors[-1]
+
+    def carried(self, index: int, values: Sequence[Tensor], errors: Sequence[Tensor]) -> Tensor:
+        """(N, size) what errors of a node's parents, at most `errors` around `values`, can change of its own value."""
+        node = self.nodes[index]
+        before = [errors[p] for p in node.parents]
+        if node.op is not None:
+            return node.op.forward(before[0], absolute=True)
+        if node.activation is not None:
+            return node.activation.carried(values[node.parents[0]], before[0])
+        return torch.stack(before).sum(0)

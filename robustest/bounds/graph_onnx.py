@@ -94,7 +94,7 @@ class _Reader:
         if handler is None:
             raise UnsupportedLayer(
                 f"layer {label} is not supported: no bound here covers it, and none is given for the rest. "
-                "Supported: Gemm, MatMul, Conv, BatchNormalization, pooling, Relu, LeakyRelu, Clip, Sigmoid, Tanh, "
+                "Supported: Gemm, MatMul, Conv, BatchNormalization, pooling, Relu, LeakyRelu, Clip, Sigmoid, Tanh, Sign, "
                 "Add, Sub, Mul and Div with constants, Pad, Slice, Concat, Transpose, Reshape, Flatten."
             )
         return [handler(label, given, attributes)]
@@ -181,6 +181,9 @@ class _Reader:
 
     def _on_tanh(self, label: str, given: list[Value], attributes: dict[str, Any]) -> Value:
         return self.builder.activate(self._node(given[0], label), Activation("tanh"), label)
+
+    def _on_sign(self, label: str, given: list[Value], attributes: dict[str, Any]) -> Value:
+        return self.builder.activate(self._node(given[0], label), Activation("sign"), label)
 
     def _on_clip(self, label: str, given: list[Value], attributes: dict[str, Any]) -> Value:
         low = attributes.get("min", float(self._const(given[1], label)) if len(given) > 1 else -np.inf)

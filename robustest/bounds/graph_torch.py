@@ -95,7 +95,7 @@ class _Reader:
     def _unknown(self, label: str) -> UnsupportedLayer:
         return UnsupportedLayer(
             f"layer {label} is not supported: no bound here covers it, and none is given for the rest. Supported: "
-            "Linear, Conv2d, BatchNorm, pooling, ReLU, ReLU6, LeakyReLU, Sigmoid, Tanh, Flatten, Dropout, Identity, "
+            "Linear, Conv2d, BatchNorm, pooling, ReLU, ReLU6, LeakyReLU, Sigmoid, Tanh, sign, Flatten, Dropout, Identity, "
             "ZeroPad2d, and sums of branches."
         )
 
@@ -344,6 +344,7 @@ _CALLS: dict[str, Callable[[_Reader, str, Any, Any], Any]] = {
     "relu": _activation("relu"),
     "sigmoid": _activation("sigmoid"),
     "tanh": _activation("tanh"),
+    "sign": _activation("sign"),
     "leaky_relu": _Reader.on_leaky,
     "relu6": lambda r, label, a, k: clip(r.builder, a[0].index, 0.0, 6.0, label),
     "clamp": _Reader.on_clamp,

@@ -33,8 +33,10 @@ def local_constants(
         label: the class to be kept. target: the one class that must not be reached; any where None.
 
     Raises:
+        UnsupportedLayer: a layer jumps.
         GraphMismatch: the scorer gives something else, probabilities where the graph gives logits for instance.
     """
+    graph.need_continuous("the tau-grid's Lipschitz constant")
     graph.check_against(scorer, images=4)
     free = torch.from_numpy(region.dims)
     flat = torch.from_numpy(region.image.reshape(1, -1).astype(np.float64))

@@ -34,7 +34,11 @@ def gradient_intervals(graph: BoundGraph, intervals: Intervals, rows: Tensor) ->
 
     Returns:
         (B, Q, n) lower and upper ends; (B, Q) what the execution's rounding can change of the value.
+
+    Raises:
+        UnsupportedLayer: a layer jumps.
     """
+    graph.need_continuous("a bound by derivatives")
     slack = gamma(graph_terms(graph), U64) * 4
     pending: dict[int, tuple[Tensor, Tensor]] = {len(graph.nodes) - 1: (rows, torch.zeros_like(rows))}
     moved = rows.new_zeros(rows.shape[:2])
@@ -130,10 +134,7 @@ def exact_scores(graph: BoundGraph, images: Tensor) -> tuple[Tensor, Tensor]:
             error = torch.zeros_like(value)
         else:
             reach = [values[p].abs() + errors[p] for p in node.parents]
-            before = [errors[p] for p in node.parents]
-            op = node.op
-            error = op.forward(before[0], absolute=True) if op is not None else torch.stack(before).sum(0)
-            error = error * OUTWARD + graph.node_error(index, reach, unit=0.0)
+            error = graph.carried(index, values, errors) * OUTWARD + graph.node_error(index, reach, unit=0.0)
         values.append(value)
         errors.append(error)
     return values[-1], errors[-1]

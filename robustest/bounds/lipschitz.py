@@ -69,7 +69,8 @@ class Rates:
 
 
 def rates_of(graph: BoundGraph, norm: InducedNorm) -> Rates:
-    """Norms of the layers, multiplied along the paths of the graph."""
+    """Norms of the layers, multiplied along the paths of the graph; a layer that jumps is refused by name."""
+    graph.need_continuous("a Lipschitz constant")
     layer: list[float] = []
     image: list[float] = []
     blocks: dict[int, tuple[int, float]] = {}
@@ -91,6 +92,7 @@ def rates_of(graph: BoundGraph, norm: InducedNorm) -> Rates:
 
 def product_constant(graph: BoundGraph, norm: InducedNorm, rates: Rates | None = None) -> Lipschitz:
     """Norms of the layers multiplied along the paths of the graph; `rates` if they are known already."""
+    graph.need_continuous("a Lipschitz constant")
     known = rates if rates is not None else rates_of(graph, norm)
     last = graph.nodes[-1]
     assert last.op is not None
@@ -164,7 +166,12 @@ def pairwise(op: LinearOp, norm: InducedNorm) -> Tensor:
 
 
 def eclipse_constant(graph: BoundGraph) -> Lipschitz | None:
-    """L2 constants of a chain by ECLipsE-Fast; None where the network is no chain or too wide to factorise."""
+    """L2 constants of a chain by ECLipsE-Fast; None where the network is no chain or too wide to factorise.
+
+    Raises:
+        UnsupportedLayer: a layer jumps.
+    """
+    graph.need_continuous("a Lipschitz constant")
     if graph.n_inputs > _LARGEST or any(
         node.parents != (index - 1,) or node.size > _LARGEST for index, node in enumerate(graph.nodes) if index
     ):

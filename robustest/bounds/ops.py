@@ -70,6 +70,16 @@ class LinearOp(ABC):
         """Whether every stored number is finite."""
         return bool(torch.isfinite(self.constant).all())
 
+    @property
+    def stored(self) -> tuple[Tensor, ...]:
+        """The numbers that it multiplies by and adds."""
+        return (self.constant,)
+
+    @cached_property
+    def is_whole(self) -> bool:
+        """Whether all of those are whole numbers."""
+        return all(bool((t == t.round()).all()) for t in self.stored)
+
 
 @dataclass(frozen=True, eq=False)
 class Dense(LinearOp):
@@ -87,6 +97,11 @@ class Dense(LinearOp):
     def __post_init__(self) -> None:
         """Count the summands."""
         object.__setattr__(self, "terms", self.weight.shape[1] + 1)
+
+    @property
+    def stored(self) -> tuple[Tensor, ...]:
+        """See `LinearOp`."""
+        return self.weight, self.constant
 
     @cached_property
     def _absolute(self) -> Tensor:
@@ -146,6 +161,11 @@ class Conv(LinearOp):
             (self.weight.shape[2] - 1) * self.dilation[0] + 1,
             (self.weight.shape[3] - 1) * self.dilation[1] + 1,
         )
+
+    @property
+    def stored(self) -> tuple[Tensor, ...]:
+        """See `LinearOp`."""
+        return self.weight, self.constant
 
     @cached_property
     def _absolute(self) -> Tensor:
@@ -289,6 +309,11 @@ class Scale(LinearOp):
     def __post_init__(self) -> None:
         """A scale keeps the shape."""
         object.__setattr__(self, "out_shape", self.in_shape)
+
+    @property
+    def stored(self) -> tuple[Tensor, ...]:
+        """See `LinearOp`."""
+        return self.factor, self.constant
 
     @cached_property
     def is_finite(self) -> bool:

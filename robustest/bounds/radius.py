@@ -6,6 +6,8 @@ import math
 import time
 from collections.abc import Callable
 
+from robustest.bounds.guarantee import Norm
+
 _TOLERANCE = 0.005
 """Relative width at which the search for a radius stops."""
 _FIRST = 0.25
@@ -65,6 +67,11 @@ def largest_radius(
             else:
                 guess = (low + high) / 2 if low > 0 else high / 4
     return low
+
+
+def diameter(n: int, norm: Norm) -> float:
+    """The largest distance of two images of `n` dimensions, in L1, L2 or Linf."""
+    return {"l1": float(n), "l2": math.sqrt(n)}.get(norm, 1.0)
 
 
 def _crossing(fallen: list[tuple[float, float]], start: float) -> float:

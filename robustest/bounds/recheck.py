@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from robustest.bounds.recheck_bounds import Leaf, Slopes, least_margins
 from robustest.bounds.recheck_model import Array, Model, read_model
+from robustest.bounds.recheck_signs import least_margin
 from robustest.errors import InvalidSetting
 
 _DEEPEST = 12
@@ -105,8 +106,7 @@ def recheck(path: str | Path, model: str | Path) -> Verdict:
         walk = _Walk(content, image)
         slopes = _slopes(content["slopes"], network, rivals) if content.get("slopes") else None
         while (leaf := walk.next()) is not None:
-            margins, influence = least_margins(network, leaf, rows, slopes)
-            margin = float(margins.min())
+            margin, influence = _bounded(network, leaf, rows, slopes)
             if margin > 0:
                 leaves, lowest = leaves + 1, margin if lowest is None else min(lowest, margin)
             elif not walk.refine(influence):
@@ -115,6 +115,14 @@ def recheck(path: str | Path, model: str | Path) -> Verdict:
     except _BrokenError as error:
         return Verdict(Finding.BROKEN, leaves, lowest, str(error), time.thread_time() - started)
     return Verdict(Finding.CONFIRMED, leaves, lowest, "", time.thread_time() - started)
+
+
+def _bounded(network: Model, leaf: Leaf, rows: Array, slopes: Slopes | None) -> tuple[float, Array]:
+    """The least margin over a leaf, and how much each dimension's move matters to it."""
+    if any(layer.zero is not None for layer in network.layers):
+        return least_margin(network, leaf, rows)
+    margins, influence = least_margins(network, leaf, rows, slopes)
+    return float(margins.min()), influence
 
 
 def _load(path: Path) -> dict[str, Any]:

@@ -14,12 +14,14 @@ from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import sparse
 
-from robustest.bounds.recheck_model import Array, Layer, Model
+from robustest.bounds.recheck_model import Array, Layer, Model, picked
 
 _U32, _U64 = 2.0**-24, 2.0**-53
 _FLUSH = 2.0**-126
 _OVERFLOW = 2.0**127
+_WHOLE = 2.0**24
 _TINY = 2.0**-45
 """Absolute error of a slope, far above what a few float64 operations can do."""
 _UP = 1.0 + 2.0**-28
@@ -154,7 +156,7 @@ def least_margins(model: Model, leaf: Leaf, rows: Array, slopes: Slopes | None =
     state = _State(base, [leaf.lower], [leaf.upper], [np.zeros_like(leaf.centre)])
     readers = {layer.inputs[0] for layer in model.layers if layer.leak is not None}
     for at, layer in enumerate(model.layers[1:], 1):
-        noise = _noise(layer, [np.maximum(np.abs(state.low[i]), np.abs(state.high[i])) for i in layer.inputs])
+        noise = rounding(layer, [np.maximum(np.abs(state.low[i]), np.abs(state.high[i])) for i in layer.inputs])
         state.noise.append(noise)
         low, high = _interval(layer, state)
         low, high = low - noise, high + noise
@@ -173,7 +175,7 @@ def least_margins(model: Model, leaf: Leaf, rows: Array, slopes: Slopes | None =
     return np.asarray(margins), leaf.each_lost(worst, np.zeros_like(worst))[0]
 
 
-def _noise(layer: Layer, reach: Sequence[Array]) -> Array:
+def rounding(layer: Layer, reach: Sequence[Array]) -> Array:
     """What executing a layer in float32, and working with it here, can add to or take from each output."""
     if layer.matrix is not None:
         mass = layer.mass if len(layer.mass) else np.abs(layer.bias)
@@ -184,10 +186,12 @@ def _noise(layer: Layer, reach: Sequence[Array]) -> Array:
     else:
         size, terms = np.sum(reach, axis=0), layer.terms
         adds = terms
-        if layer.leak == 0.0:
-            return np.zeros_like(size)
+        if layer.leak == 0.0 or layer.zero is not None or layer.taps is not None:
+            return np.zeros(layer.size)
     executed = adds * _U32 / (1 - adds * _U32)
     own = 16 * (terms + layer.size + 100) * _U64
+    if layer.whole and (size <= _WHOLE).all():
+        return np.asarray(size * own)
     noise = size * (executed + own) * _UP + terms * _FLUSH
     return np.asarray(np.where(size < _OVERFLOW, noise, np.inf))
 
@@ -201,6 +205,8 @@ def _interval(layer: Layer, state: _State) -> tuple[Array, Array]:
         return middle - half, middle + half
     if layer.leak is not None:
         return (np.where(t > 0, t, layer.leak * t) for t in (lows[0], highs[0]))  # type: ignore[return-value]
+    if layer.taps is not None:
+        return picked(lows[0], layer.taps).max(axis=1), picked(highs[0], layer.taps).max(axis=1)
     return np.sum(lows, axis=0), np.sum(highs, axis=0)
 
 
@@ -269,6 +275,11 @@ def _push(
             z0, low, high = state.base[before], state.low[before], state.high[before]
             centre, radius, more = _relu(centre, radius, layer.leak, z0, low, high, at in lines, both, slopes.get(at))
             lost += more
+        elif layer.taps is not None:
+            before = layer.inputs[0]
+            centre, radius = _largest(
+                centre, radius, layer.taps, state.base[before], state.low[before], state.high[before]
+            )
         for i in layer.inputs:
             if i in held:
                 held[i] = (held[i][0] + centre, held[i][1] + radius)
@@ -276,6 +287,31 @@ def _push(
                 held[i] = (centre, radius)
     centre, radius = held[0]
     return np.asarray((lost + leaf.most_lost(centre, radius)) * _UP), centre
+
+
+def _largest(
+    centre: Array, radius: Array, taps: NDArray[np.int64], z0: Array, low: Array, high: Array
+) -> tuple[Array, Array]:
+    """Forms on the change of maxima to forms on the change of what they are of.
+
+    With j the largest at the base, the change is at least that of j, at most the sum of the rises of all, and in size at
+    most the sum of their changes; if j is never below any other, it is that of j.
+    """
+    outputs, first = np.arange(len(taps)), picked(z0, taps).argmax(axis=1)
+    winner = taps[outputs, first]
+    other = (taps >= 0) & (np.arange(taps.shape[1]) != first[:, None])
+    rivals = other & (picked(high, taps) > low[winner][:, None])
+    alone = ~rivals.any(axis=1)
+    rivals[outputs, first] = True
+    shape = (len(taps), len(z0))
+    of_winner = sparse.csr_matrix((np.ones(len(taps)), (outputs, winner)), shape=shape)
+    of_all = sparse.csr_matrix((np.ones(int(rivals.sum())), (np.nonzero(rivals)[0], taps[rivals])), shape=shape)
+    minus = np.minimum(centre, 0)
+    open_ = np.where(alone, 0.0, minus)
+    return (
+        (centre - open_) @ of_winner + (open_ / 2) @ of_all,
+        (np.where(alone, radius, 0.0) @ of_winner + (np.where(alone, 0.0, radius) - open_ / 2) @ of_all) * _UP,
+    )
 
 
 def _relu(

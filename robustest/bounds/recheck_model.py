@@ -1,14 +1,15 @@
 """A network read a second time, for rechecking certificates: ONNX to a list of sparse matrices, in numpy and scipy alone.
 
 Shares no code with `graph` and its readers, so that a mistake there cannot confirm itself. Knows affine layers, ReLU,
-leaky ReLU and sums; whatever else a file holds is refused by name.
+leaky ReLU, sign, maxima of picked entries (max pooling, and transposition as maxima of one) and sums; whatever else a
+file holds is refused by name.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from robustest.bounds.errors import UnsupportedLayer
+from robustest.bounds.recheck_windows import windows
 
 Array = NDArray[np.float64]
 
@@ -27,10 +29,12 @@ class Layer:
     """One step on flattened arrays.
 
     inputs: earlier layers, by index; layer 0 is the image.
-    matrix, bias: of an affine layer, else None. leak: slope below zero of a ReLU, else None; neither: a sum.
+    matrix, bias: of an affine layer, else None. leak: slope below zero of a ReLU, else None. zero: value at zero of a
+    sign, else None. taps: (size, k) entries of the input whose maximum is taken, -1 for none, else None. None of them: a sum.
     mass: what the bias was computed from, for its rounding; its own size where empty.
     terms: roundings of one output of the executed layer at most.
     sums: each output is one sum of products, so that entries of the matrix that meet an exact 0 round nothing.
+    whole: and a sum of whole numbers, with no neighbour that a runtime would join it with: it rounds nothing up to 2**24.
     """
 
     inputs: tuple[int, ...]
@@ -39,8 +43,11 @@ class Layer:
     bias: Array = field(default_factory=lambda: np.zeros(0))
     mass: Array = field(default_factory=lambda: np.zeros(0))
     leak: float | None = None
+    zero: float | None = None
+    taps: NDArray[np.int64] | None = None
     terms: int = 1
     sums: bool = False
+    whole: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +66,19 @@ class Model:
                 found.append(layer.matrix @ inputs[0] + layer.bias)
             elif layer.leak is not None:
                 found.append(np.where(inputs[0] > 0, inputs[0], layer.leak * inputs[0]))
+            elif layer.zero is not None:
+                found.append(np.where(inputs[0] == 0, layer.zero, np.sign(inputs[0])))
+            elif layer.taps is not None:
+                found.append(picked(inputs[0], layer.taps).max(axis=1))
             else:
                 found.append(np.sum(inputs, axis=0))
         return found
+
+
+def picked(values: Array, taps: NDArray[np.int64]) -> Array:
+    """(R, k, ...) entries of (n, ...) values, -inf where there is none."""
+    found = values[np.maximum(taps, 0)]
+    return np.where((taps < 0).reshape(taps.shape + (1,) * (values.ndim - 1)), -np.inf, found)
 
 
 def read_model(path: Path, spec: Mapping[str, Any], shape: tuple[int, int, int]) -> Model:
@@ -126,18 +143,20 @@ class _Reader:
             if node.op_type in ("Softmax", "LogSoftmax") and node.output[0] == graph.output[0].name:
                 self.known[node.output[0]] = self.known[node.input[0]]
                 continue
+            if node.domain not in ("", "ai.onnx"):
+                raise UnsupportedLayer(f"layer {node.name} ({node.op_type}) is of domain {node.domain!r}.")
             inputs = [self.known[name] for name in node.input if name]
             if all(isinstance(i, np.ndarray) for i in inputs):
                 raise UnsupportedLayer(
                     f"layer {node.name} ({node.op_type}) computes on constants; the recheck does not."
                 )
-            if node.op_type not in _OPERATORS:
+            leads = isinstance(inputs[0], tuple) or node.op_type in ("Add", "Mul")
+            if node.op_type not in _OPERATORS or not leads:
                 raise UnsupportedLayer(f"layer {node.name} ({node.op_type}) is not known to the recheck.")
             self.known[node.output[0]] = _OPERATORS[node.op_type](self, inputs, given)
         last = self.known[graph.output[0].name]
         assert isinstance(last, tuple)
-        # Layers after the output, if any, are not part of it.
-        return self.layers[: last[0] + 1]
+        return _marked(_read_by(self.layers, last[0]))
 
     def _affine(self, at: int, matrix: Any, bias: Array, terms: int | None = None) -> int:
         csr = sparse.csr_matrix(matrix)
@@ -150,6 +169,8 @@ class _Reader:
         return sum(self.layers[at].terms for at in read if self.layers[at].matrix is not None)
 
     def _gemm(self, inputs: Sequence[Any], given: Mapping[str, Any]) -> tuple[int, tuple[int, ...]]:
+        if given.get("transA"):
+            raise UnsupportedLayer("a product with a transposed image is not known to the recheck.")
         (at, _), weight = inputs[0], inputs[1].astype(np.float64)
         weight = (weight if given.get("transB") else weight.T) * given.get("alpha", 1.0)
         bias = np.zeros(len(weight))
@@ -164,20 +185,22 @@ class _Reader:
     def _conv(self, inputs: Sequence[Any], given: Mapping[str, Any]) -> tuple[int, tuple[int, ...]]:
         (at, shape), weight = inputs[0], inputs[1].astype(np.float64)
         bias = inputs[2].astype(np.float64) if len(inputs) > 2 else np.zeros(len(weight))
-        if given.get("auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID"):
-            raise UnsupportedLayer("a convolution with automatic padding is not known to the recheck.")
-        matrix, out = _windows(shape, weight, given)
+        _no_automatic_padding(given)
+        matrix, out = windows(shape, weight, given)
         return self._affine(at, matrix, np.repeat(bias, out[1] * out[2])), out
 
     def _averagepool(self, inputs: Sequence[Any], given: Mapping[str, Any]) -> tuple[int, tuple[int, ...]]:
         (at, shape), size = inputs[0], given["kernel_shape"]
-        if any(given.get("pads", [0])) or given.get("ceil_mode"):
-            raise UnsupportedLayer("average pooling with padding is not known to the recheck.")
+        _no_automatic_padding(given)
+        if any(given.get("pads", [0])) or given.get("ceil_mode") or any(d != 1 for d in given.get("dilations", [])):
+            raise UnsupportedLayer("average pooling with padding or dilation is not known to the recheck.")
         weight = np.full((shape[0], 1, *size), 1.0 / prod(size))
-        matrix, out = _windows(shape, weight, {**given, "group": shape[0]})
+        matrix, out = windows(shape, weight, {**given, "group": shape[0]})
         return self._affine(at, matrix, np.zeros(matrix.shape[0])), out
 
     def _batchnormalization(self, inputs: Sequence[Any], given: Mapping[str, Any]) -> tuple[int, tuple[int, ...]]:
+        if given.get("training_mode"):
+            raise UnsupportedLayer("batch normalisation in training mode depends on the batch; the recheck refuses it.")
         (at, shape), (scale, shift, mean, variance) = inputs[0], (t.astype(np.float64) for t in inputs[1:5])
         factor = scale / np.sqrt(variance + given.get("epsilon", 1e-5))
         each = prod(shape) // len(factor)
@@ -194,8 +217,77 @@ class _Reader:
         return self._add(Layer((at,), prod(shape), leak=0.0)), shape
 
     def _leakyrelu(self, inputs: Sequence[Any], given: Mapping[str, Any]) -> tuple[int, tuple[int, ...]]:
+        (at, shape), leak = inputs[0], float(given.get("alpha", 0.01))
+        if not 0 <= leak <= 1:
+            raise UnsupportedLayer(f"a leaky ReLU of slope {leak} is not known to the recheck; it must be in [0, 1].")
+        return self._add(Layer((at,), prod(shape), leak=leak, terms=2)), shape
+
+    def _sign(self, inputs: Sequence[Any], given: Mapping[str, Any]) -> tuple[int, tuple[int, ...]]:
         at, shape = inputs[0]
-        return self._add(Layer((at,), prod(shape), leak=float(given.get("alpha", 0.01)), terms=2)), shape
+        layer, zero = self.layers[at], 0.0
+        inner = self.layers[layer.inputs[0]] if layer.inputs else layer
+        if layer.matrix is not None and inner.zero is not None and layer.matrix.nnz == layer.size == inner.size:
+            # A sign of a scaled and shifted sign: where it is one again, its value at 0 is all that may differ.
+            factor = layer.matrix.diagonal()
+            three = [factor * v + layer.bias for v in (-1.0, inner.zero, 1.0)]
+            clear = all((np.abs(t) > 1e-3 * (np.abs(factor) + np.abs(layer.bias))).all() for t in three)
+            if clear and (three[0] < 0).all() and (three[2] > 0).all() and len(set(np.sign(three[1]))) == 1:
+                at, zero = inner.inputs[0], float(np.sign(three[1][0]))
+        return self._add(Layer((at,), prod(shape), zero=zero)), shape
+
+    def _moved(self, at: int, index: NDArray[np.int64]) -> int:
+        """A layer with the entries of another in another order; signs are taken after the move."""
+        if (index == np.arange(self.layers[at].size)).all() and len(index) == self.layers[at].size:
+            return at
+        layer = self.layers[at]
+        if layer.zero is not None:
+            return self._add(Layer((self._moved(layer.inputs[0], index),), len(index), zero=layer.zero))
+        if layer.taps is not None:
+            return self._add(Layer(layer.inputs, len(index), taps=layer.taps[index]))
+        if layer.matrix is not None and layer.matrix.nnz <= layer.size:
+            mass = layer.mass[index] if len(layer.mass) else layer.mass
+            return self._add(replace(layer, matrix=layer.matrix[index], bias=layer.bias[index], mass=mass))
+        return self._add(Layer((at,), len(index), taps=index[:, None]))
+
+    def _transpose(self, inputs: Sequence[Any], given: Mapping[str, Any]) -> tuple[int, tuple[int, ...]]:
+        (at, shape), order = inputs[0], given.get("perm")
+        if order is None or order[0] != 0:
+            raise UnsupportedLayer("only a transposition that leaves the batch axis is known to the recheck.")
+        index = np.arange(prod(shape)).reshape(shape).transpose([a - 1 for a in order[1:]])
+        return self._moved(at, index.ravel()), index.shape
+
+    def _maxpool(self, inputs: Sequence[Any], given: Mapping[str, Any]) -> tuple[int, tuple[int, ...]]:
+        (at, shape), size = inputs[0], given["kernel_shape"]
+        if (
+            len(shape) != 3
+            or len(size) != 2
+            or given.get("ceil_mode")
+            or any(d != 1 for d in given.get("dilations", []))
+        ):
+            raise UnsupportedLayer("only plain max pooling in two dimensions is known to the recheck.")
+        _no_automatic_padding(given)
+        stride, (top, left, bottom, right) = given.get("strides", [1, 1]), given.get("pads", [0, 0, 0, 0])
+        index = np.pad(
+            np.arange(prod(shape)).reshape(shape), ((0, 0), (top, bottom), (left, right)), constant_values=-1
+        )
+        views = np.lib.stride_tricks.sliding_window_view(index, size, (1, 2))[:, :: stride[0], :: stride[1]]
+        taps = views.reshape(-1, prod(size))
+        if (taps < 0).all(axis=1).any():
+            raise UnsupportedLayer("max pooling with a window that lies outside its map is not known to the recheck.")
+        before = self.layers[at]
+        if before.taps is not None:
+            flat = np.where(taps[:, :, None] < 0, -1, before.taps[np.maximum(taps, 0)])
+            return self._add(Layer(before.inputs, len(taps), taps=flat.reshape(len(taps), -1))), views.shape[:3]
+        return self._add(Layer((at,), len(taps), taps=taps)), views.shape[:3]
+
+    def _times(self, inputs: Sequence[Any], given: Mapping[str, Any]) -> tuple[int, tuple[int, ...]]:
+        first, second = inputs
+        if isinstance(first, tuple) and isinstance(second, tuple):
+            raise UnsupportedLayer("a product of two arrays that depend on the image is not known to the recheck.")
+        (at, shape), factor = (first, second) if isinstance(first, tuple) else (second, first)
+        values = np.broadcast_to(factor.astype(np.float64), (1, *shape)).ravel()
+        terms = 3 + self._joined(at)
+        return self._affine(at, sparse.diags(values), np.zeros(len(values)), terms), shape
 
     def _plus(self, inputs: Sequence[Any], given: Mapping[str, Any]) -> tuple[int, tuple[int, ...]]:
         return self._combine(inputs, 1.0)
@@ -226,9 +318,14 @@ class _Reader:
 
     def _reshape(self, inputs: Sequence[Any], given: Mapping[str, Any]) -> tuple[int, tuple[int, ...]]:
         (at, shape), target = inputs[0], [int(v) for v in inputs[1].ravel()]
-        if len(target) != 2:
+        if len(target) != 2 or target[0] not in (-1, 0, 1) or target[1] not in (-1, prod(shape)):
             raise UnsupportedLayer("only reshaping to (batch, length) is known to the recheck.")
         return at, (prod(shape),)
+
+    def _dropout(self, inputs: Sequence[Any], given: Mapping[str, Any]) -> tuple[int, tuple[int, ...]]:
+        if len(inputs) > 2 and bool(np.any(inputs[2])):
+            raise UnsupportedLayer("dropout in training mode is random; the recheck refuses it.")
+        return self._identity(inputs, given)
 
     def _identity(self, inputs: Sequence[Any], given: Mapping[str, Any]) -> tuple[int, tuple[int, ...]]:
         at, shape = inputs[0]
@@ -240,40 +337,53 @@ _OPERATORS: dict[str, Callable[[_Reader, Sequence[Any], Mapping[str, Any]], tupl
     "AveragePool": _Reader._averagepool,
     "BatchNormalization": _Reader._batchnormalization,
     "Conv": _Reader._conv,
-    "Dropout": _Reader._identity,
+    "Dropout": _Reader._dropout,
     "Flatten": _Reader._flatten,
     "Gemm": _Reader._gemm,
     "Identity": _Reader._identity,
     "LeakyRelu": _Reader._leakyrelu,
     "MatMul": _Reader._matmul,
+    "MaxPool": _Reader._maxpool,
+    "Mul": _Reader._times,
     "Relu": _Reader._relu,
     "Reshape": _Reader._reshape,
+    "Sign": _Reader._sign,
     "Sub": _Reader._sub,
+    "Transpose": _Reader._transpose,
 }
 
 
-def _windows(shape: tuple[int, ...], weight: Array, given: Mapping[str, Any]) -> tuple[Any, tuple[int, int, int]]:
-    """A convolution on (C, H, W) as a sparse matrix, entry by entry of its kernel."""
-    channels, height, width = shape
-    count, per_group, rows, columns = weight.shape
-    stride, dilation = given.get("strides", [1, 1]), given.get("dilations", [1, 1])
-    top, left, bottom, right = given.get("pads", [0, 0, 0, 0])
-    groups = given.get("group", 1)
-    high = (height + top + bottom - dilation[0] * (rows - 1) - 1) // stride[0] + 1
-    wide = (width + left + right - dilation[1] * (columns - 1) - 1) // stride[1] + 1
-    y, x = (t.ravel() for t in np.meshgrid(np.arange(high), np.arange(wide), indexing="ij"))
-    to, come, entries = [], [], []
-    for o in range(count):
-        first = o // (count // groups) * per_group
-        for c in range(per_group):
-            for i in range(rows):
-                for j in range(columns):
-                    row = y * stride[0] - top + i * dilation[0]
-                    column = x * stride[1] - left + j * dilation[1]
-                    inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
-                    to.append((o * high * wide + y * wide + x)[inside])
-                    come.append(((first + c) * height * width + row * width + column)[inside])
-                    entries.append(np.full(int(inside.sum()), weight[o, c, i, j]))
-    size = (count * high * wide, channels * height * width)
-    triple = (np.concatenate(entries), (np.concatenate(to), np.concatenate(come)))
-    return sparse.csr_matrix(triple, shape=size), (count, high, wide)
+def _read_by(layers: list[Layer], last: int) -> list[Layer]:
+    """Those layers that one of them depends on, that one at the end."""
+    needed = {0, last}
+    for at in range(last, 0, -1):
+        if at in needed:
+            needed.update(layers[at].inputs)
+    place = {old: new for new, old in enumerate(sorted(needed))}
+    return [replace(layers[old], inputs=tuple(place[i] for i in layers[old].inputs)) for old in place]
+
+
+def _marked(layers: list[Layer]) -> list[Layer]:
+    """The same layers, with those marked that sum whole numbers and nothing else."""
+    whole: list[bool] = []
+    for layer in layers:
+        kept = bool(layer.inputs) and all(whole[i] for i in layer.inputs)
+        if layer.matrix is not None:
+            kept = kept and bool((layer.matrix.data % 1 == 0).all() and (layer.bias % 1 == 0).all())
+        elif layer.leak is not None:
+            kept = kept and layer.leak == 0
+        whole.append(kept or layer.zero is not None)
+    bends = [layer.leak is not None or layer.zero is not None or layer.taps is not None for layer in layers]
+    alone = [all(bends[i] for i in layer.inputs) for layer in layers]
+    for at, layer in enumerate(layers):
+        for i in layer.inputs:
+            alone[i] = alone[i] and bends[at]
+    return [
+        replace(layer, whole=layer.sums and fits and single)
+        for layer, fits, single in zip(layers, whole, alone, strict=True)
+    ]
+
+
+def _no_automatic_padding(given: Mapping[str, Any]) -> None:
+    if given.get("auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID"):
+        raise UnsupportedLayer("automatic padding is not known to the recheck.")

@@ -18,6 +18,8 @@ from robustest.bounds.graph import Activation
 
 _OUT = 1.0 + 2.0**-32
 _SLIP = 2.0**-50
+_THIN = 2.0**-200
+"""Nearer than this to 0 a jump gets no slanted line: its slope would be too large a number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,8 @@ def relax(activation: Activation, low: Tensor, high: Tensor) -> Relaxation:
     """Lines for an activation whose input lies in [low, high], (B, size) each; differentiable for ReLU."""
     if activation.kind == "relu":
         return _relu(activation.slope, low, high)
+    if activation.kind == "sign":
+        return _sign(activation, low, high)
     return _s_shaped(activation, low, high)
 
 
@@ -61,6 +65,33 @@ def _relu(leak: float, low: Tensor, high: Tensor) -> Relaxation:
     upper_shift = torch.where(free, shift * _OUT, 0.0)
     lower_slope = torch.where(free, torch.where(high > -low, 1.0, leak), stable)
     return Relaxation(upper_slope, upper_shift, lower_slope, None, free)
+
+
+def _sign(activation: Activation, low: Tensor, high: Tensor) -> Relaxation:
+    """Lines around a jump at 0 from a = f(low) up to b = f(high), each the one of two with less between it and f.
+
+    The upper line is b, or for low < 0 the line of any slope s >= 0 and shift `max(b, a - s low)`. It is sound: below 0,
+    f is a (there f is constant, as low is below 0 too) and the line, which rises, is at least `s low + shift >= a`; from 0
+    on f is at most b and the line at least its shift, `>= b`. With `s = (b - a) / -low` it passes through (low, a) and
+    (0, b); its mean over the interval is less than b where high < -low. The lower line is the same seen from the other
+    side. Where the interval is decided a = b, and where an end is not finite nothing is known.
+    """
+    at_low, at_high = activation.interval(low, high)
+    rise = at_high - at_low
+    known = torch.isfinite(rise)
+    steep_up, steep_down = known & (low < -_THIN) & (high < -low), known & (high > _THIN) & (-low < high)
+    zero = torch.zeros_like(low)
+    upper_slope = torch.where(steep_up, rise / (-low).clamp_min(_THIN), zero)
+    lower_slope = torch.where(steep_down, rise / high.clamp_min(_THIN), zero)
+    upper_shift = torch.where(steep_up, torch.maximum(at_high, at_low - upper_slope * low), at_high)
+    lower_shift = torch.where(steep_down, torch.minimum(at_low, at_high - lower_slope * high), at_low)
+    return Relaxation(
+        upper_slope,
+        torch.where(upper_slope > 0, upper_shift + (1 + upper_shift.abs()) * (_OUT - 1), upper_shift),
+        lower_slope,
+        torch.where(lower_slope > 0, lower_shift - (1 + lower_shift.abs()) * (_OUT - 1), lower_shift),
+        torch.zeros_like(low, dtype=torch.bool),
+    )
 
 
 def _s_shaped(activation: Activation, low: Tensor, high: Tensor) -> Relaxation:

@@ -58,6 +58,7 @@ def slopes_that_prove(
         graph: the network. region: one set of images. label: the class to be proved.
         seconds: CPU time of this thread after which no further step is taken. executed: for the network as executed.
     """
+    graph.need_continuous("an ascent on slopes")
     begin = time.thread_time()
     with torch.no_grad():
         plain = margin_bounds(graph, region, label, executed=executed)

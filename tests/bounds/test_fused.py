@@ -13,7 +13,7 @@ import torch
 from robustest.bounds.graph import BoundGraph
 from robustest.bounds.ops import Conv, Scale
 from robustest.bounds.reading import read_file
-from robustest.bounds.recheck_bounds import _noise
+from robustest.bounds.recheck_bounds import rounding
 from robustest.bounds.recheck_model import read_model
 from robustest.bounds.rounding import U32, gamma
 from robustest.classifiers.spec import InputSpec
@@ -90,4 +90,4 @@ def test_a_folded_constant_is_charged_with_the_whole_sum_in_both_programs(tmp_pa
     model = read_model(path, spec, SHAPE)
     layer = next(x for x in model.layers if len(x.mass))
     reach = np.zeros(layer.size)
-    assert (_noise(layer, [reach]) >= gamma(terms + 8, U32) * layer.mass).all()
+    assert (rounding(layer, [reach]) >= gamma(terms + 8, U32) * layer.mass).all()
