@@ -26,7 +26,7 @@ from robustest.bounds.certificate import Certificate, ball_claim, sparse_claim
 from robustest.bounds.clock import Clock
 from robustest.bounds.crown import margin_bounds, margin_rows, propagate
 from robustest.bounds.drift import ExecutionDrift
-from robustest.bounds.ends import nearest_in, note
+from robustest.bounds.ends import nearest_in, note, share
 from robustest.bounds.graph import BoundGraph
 from robustest.bounds.guarantee import Bound, Bracket, Guarantee, Norm, Witness
 from robustest.bounds.jacobian import exact_scores, gradient_intervals

@@ -71,7 +71,7 @@ def possible_patterns(graph: BoundGraph, region: Region, intervals: Intervals, a
     values = base[:, None]
     for place in order:
         others = [v for v in options[place] if v != base[place]]
-        grown = np.repeat(values, len(others), axis=1)
+        grown = np.tile(values, (1, len(others)))
         grown[place] = np.repeat(others, values.shape[1])
         kept = away.allowed(grown != base[:, None])
         values = np.concatenate([values, grown[:, kept]], axis=1)

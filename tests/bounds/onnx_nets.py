@@ -32,6 +32,10 @@ class OnnxWriter:
         self.name, self.shape = out, self.shape if shape is None else shape
         return out
 
+    def constant(self, values: np.ndarray | np.floating) -> str:
+        """The name of a constant."""
+        return self._tensor(np.asarray(values))
+
     def conv(self, weight: np.ndarray, bias: np.ndarray, *, stride: int, pad: int, groups: int = 1) -> None:
         """A square convolution."""
         high, wide = ((side + 2 * pad - weight.shape[2]) // stride + 1 for side in self.shape[1:])
