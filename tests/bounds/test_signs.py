@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import json
+from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -223,7 +225,7 @@ def zero_alone() -> nn.Module:
 def test_a_counterexample_on_the_plane_itself_is_not_proved_away() -> None:
     image = np.array([0.75, 0.5], np.float32).reshape(1, 2, 1)
     planted = np.array([0.5, 0.5], np.float32).reshape(1, 2, 1)
-    graph = graph_of(zero_alone(), image_shape=(1, 2, 1))
+    graph = graph_from(zero_alone(), (1, 2, 1))
     with torch.no_grad():
         assert int(zero_alone()(torch.from_numpy(planted)[None]).argmax()) == 1
     assert 0.1249 < radius_of(graph, image, "linf") < 0.125
@@ -562,8 +564,7 @@ def test_mutants_of_bounds_of_signs_are_caught(
     mutate(patch)
     rng = np.random.default_rng(5)
     with pytest.raises(FalseProofError):
-        for _ in range(150):
-            check_signs_of_network(rng, 60)
+        deque((check_signs_of_network(rng, 60) for _ in range(150)), maxlen=0)
 
 
 def test_a_sign_that_is_never_zero_in_the_bounds_is_caught(patch: pytest.MonkeyPatch) -> None:
@@ -588,9 +589,13 @@ def test_mutants_of_rounding_are_caught(
     patch: pytest.MonkeyPatch, mutate: Callable[[pytest.MonkeyPatch], None]
 ) -> None:
     mutate(patch)
-    with pytest.raises(AssertionError):
-        test_rounding_counts_before_a_sign_is_decided()
-        test_rounding_counts_in_later_signs()
+    caught = 0
+    for known in (test_rounding_counts_before_a_sign_is_decided, test_rounding_counts_in_later_signs):
+        try:
+            known()
+        except AssertionError:
+            caught += 1
+    assert caught
 
 
 def test_rounding_counts_in_later_signs() -> None:
@@ -649,8 +654,7 @@ def test_mutants_of_the_second_program_are_caught(
     mutate(patch)
     rng = np.random.default_rng(8)
     with pytest.raises(FalseProofError):
-        for _ in range(120):
-            check_recheck_of_network(rng, tmp_path, 60)
+        deque((check_recheck_of_network(rng, tmp_path, 60) for _ in range(120)), maxlen=0)
 
 
 @pytest.mark.parametrize("mutate", [second_without_zero, no_drift])
@@ -684,3 +688,24 @@ def test_the_second_program_knows_zero_and_rounding(tmp_path: Path) -> None:
     model = read_model(net.save(tmp_path / "round.onnx"), table(SPEC), (1, 3, 1))
     ones = np.ones(3)
     assert recheck_signs.least_margin(model, Leaf(ones, ones, ones, "linf"), np.array([[1.0, -1.0]]))[0] <= 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("place", [0, 3])
+def test_a_binarised_network_of_the_zoo_is_certified(zoo: Path, tmp_path: Path, place: int) -> None:
+    """Convolution, pooling and BatchNorm around signs: radii > 0, confirmed by the second program, refuted by no find."""
+    path = zoo / "models" / "gtsrb_bnn48.onnx"
+    classifier = OnnxClassifier(path, threads=1)
+    with np.load(zoo / "data" / "gtsrb48.npz") as data:
+        image, label = data["images"][place].astype(np.float32) / np.float32(255), int(data["labels"][place])
+    found = checker_of(classifier, image_shape=image.shape).bracket(image, label, norms=BALLS, seconds=15.0)
+    for norm in BALLS:
+        lower, upper = found[norm].lower, found[norm].upper
+        assert lower is not None
+        assert upper is not None
+        assert 0 < lower.value < upper.value
+        assert lower.guarantee is Guarantee.PROOF_EXEC
+    certificate_ = found["linf"].lower
+    assert certificate_ is not None
+    (tmp_path / "linf.json").write_text(json.dumps(certificate_.certificate))
+    assert recheck(tmp_path / "linf.json", path).confirmed
