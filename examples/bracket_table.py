@@ -43,7 +43,7 @@ from robustest.demo import MODELS as MODELS_SHIPPED
 from robustest.demo import demo_images
 from robustest.images import as_unit
 
-MODELS = "mnist_wk_eps01,mnist_colt_eps01,cifar_cnn_a_adv,cifar_resnet2b_adv:20,demo:plain,demo:provable"
+MODELS = "mnist_wk_eps01,mnist_colt_eps01,cifar_cnn_a_adv,cifar_resnet2b_adv:20,gtsrb_bnn48:20,demo:plain,demo:provable"
 NORMS: tuple[Norm, ...] = ("l0", "l1", "l2", "linf")
 
 

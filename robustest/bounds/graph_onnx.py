@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from robustest.bounds.builder import GraphBuilder
-from robustest.bounds.errors import UnsupportedLayer
+from robustest.bounds.errors import UnsupportedLayer, UnsupportedNumerics
 from robustest.bounds.graph import Activation
 from robustest.bounds.graph_folds import fold
 from robustest.bounds.graph_layers import average_pool, clip, global_average, max_pool
@@ -27,6 +27,8 @@ from robustest.errors import MissingExtra, ModelError
 Array = NDArray[Any]
 Value = Array | int
 """A constant, or the index of a node."""
+_NOT_GIVEN: Array = np.zeros(0)
+"""Stands for an input that a node leaves out."""
 
 
 def read_onnx(path: Path, builder: GraphBuilder, entry: int) -> int:
@@ -40,6 +42,7 @@ def read_onnx(path: Path, builder: GraphBuilder, entry: int) -> int:
         model = onnx.load(str(path))
     except Exception as error:  # onnx raises protobuf's own types, which vary with its version
         raise ModelError(f"model {path} cannot be read as ONNX: {error}. Export it again.") from error
+    _check_numbers(model)
     values: dict[str, Value] = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
     inputs = [i for i in model.graph.input if i.name not in values]
     if len(inputs) != 1 or len(model.graph.output) != 1:
@@ -51,7 +54,14 @@ def read_onnx(path: Path, builder: GraphBuilder, entry: int) -> int:
     result = model.graph.output[0].name
     for node in model.graph.node:
         attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+        label = f"{node.op_type} '{node.name or node.output[0]}'"
+        if node.domain not in ("", "ai.onnx"):
+            raise UnsupportedLayer(f"layer {label} is of domain {node.domain!r}; what it computes is not known.")
+        if "broadcast" in attributes:
+            raise UnsupportedLayer(f"layer {label} broadcasts as ONNX did before version 7. Export the model again.")
         if node.op_type == "Constant":
+            if "value" not in attributes:
+                raise UnsupportedLayer(f"layer {label} holds its value as {', '.join(sorted(attributes))}.")
             values[node.output[0]] = numpy_helper.to_array(attributes["value"])
             continue
         if node.op_type == "Softmax" and node.output[0] == result:
@@ -66,6 +76,20 @@ def read_onnx(path: Path, builder: GraphBuilder, entry: int) -> int:
     if not isinstance(output, int):
         raise UnsupportedLayer(f"model {path}: the output does not depend on the input.")
     return output
+
+
+def _check_numbers(model: Any) -> None:
+    """Refuse a file that computes in half precision or less: proofs charge the rounding of float32 or float64."""
+    from onnx import TensorProto
+
+    held = [(t.name, t.data_type) for t in model.graph.initializer]
+    held += [(v.name, v.type.tensor_type.elem_type) for v in [*model.graph.input, *model.graph.output]]
+    for name, kind in held:
+        words = TensorProto.DataType.Name(kind)
+        if "FLOAT" in words and words != "FLOAT":
+            raise UnsupportedNumerics(
+                f"tensor {name!r} of the model is of type {words}; proofs are about float32 or float64. Export it in float32."
+            )
 
 
 def file_digest(path: Path) -> str:
@@ -87,7 +111,14 @@ class _Reader:
     def read(self, kind: str, name: str, inputs: list[str], attributes: dict[str, Any]) -> list[Value]:
         """The outputs of one ONNX node."""
         label = f"{kind} '{name}'"
-        given = [self.values[i] for i in inputs if i]
+        while inputs and not inputs[-1]:
+            inputs = inputs[:-1]
+        if "" in inputs and kind != "Clip":
+            raise UnsupportedLayer(f"layer {label} leaves out an input before another one; only Clip may.")
+        unknown = [i for i in inputs if i and i not in self.values]
+        if unknown:
+            raise UnsupportedLayer(f"layer {label} reads {unknown[0]!r}, which nothing here computes.")
+        given = [self.values[i] if i else _NOT_GIVEN for i in inputs]
         if all(not isinstance(v, int) for v in given):
             return [fold(kind, label, [v for v in given if not isinstance(v, int)], attributes)]
         handler: Callable[..., Value] | None = getattr(self, f"_on_{kind.lower()}", None)
@@ -186,8 +217,9 @@ class _Reader:
         return self.builder.activate(self._node(given[0], label), Activation("sign"), label)
 
     def _on_clip(self, label: str, given: list[Value], attributes: dict[str, Any]) -> Value:
-        low = attributes.get("min", float(self._const(given[1], label)) if len(given) > 1 else -np.inf)
-        high = attributes.get("max", float(self._const(given[2], label)) if len(given) > 2 else np.inf)
+        ends = [self._const(v, label) for v in given[1:]]
+        low = attributes.get("min", float(ends[0].item()) if len(ends) > 0 and ends[0].size else -np.inf)
+        high = attributes.get("max", float(ends[1].item()) if len(ends) > 1 and ends[1].size else np.inf)
         return clip(self.builder, self._node(given[0], label), float(low), float(high), label)
 
     def _on_add(self, label: str, given: list[Value], attributes: dict[str, Any]) -> Value:
@@ -233,8 +265,8 @@ class _Reader:
         return max_pool(self.builder, x, size, stride, pads, label)
 
     def _on_averagepool(self, label: str, given: list[Value], attributes: dict[str, Any]) -> Value:
-        if attributes.get("ceil_mode", 0):
-            raise UnsupportedLayer(f"layer {label}: ceil_mode is not supported.")
+        if _two(attributes.get("dilations", (1, 1))) != (1, 1) or attributes.get("ceil_mode", 0):
+            raise UnsupportedLayer(f"layer {label}: dilation and ceil_mode are not supported.")
         x, size = self._node(given[0], label), _two(attributes["kernel_shape"])
         stride = _two(attributes.get("strides", (1, 1)))
         pads = self._pads(self.builder.shape(x), list(size), stride, attributes)
@@ -283,8 +315,8 @@ class _Reader:
         return self.builder.reshape(x, tuple(d for i, d in enumerate(shape) if i + 1 not in drop))
 
     def _on_transpose(self, label: str, given: list[Value], attributes: dict[str, Any]) -> Value:
-        axes = attributes["perm"]
-        if axes[0] != 0:
+        axes = attributes.get("perm")
+        if axes is None or axes[0] != 0:
             raise UnsupportedLayer(f"layer {label} moves the batch axis.")
         return self.builder.permute(self._node(given[0], label), [a - 1 for a in axes[1:]], label)
 
@@ -344,6 +376,8 @@ class _Reader:
         return given[0]
 
     def _on_dropout(self, label: str, given: list[Value], attributes: dict[str, Any]) -> Value:
+        if len(given) > 2 and bool(np.any(self._const(given[2], label))):
+            raise UnsupportedLayer(f"layer {label} is in training mode, where it is random.")
         return given[0]
 
 
