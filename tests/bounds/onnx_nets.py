@@ -71,8 +71,13 @@ class OnnxWriter:
         return path
 
 
-def random_onnx(rng: np.random.Generator, shape: tuple[int, int, int], path: Path, *, classes: int = 3) -> Path:
-    """A network with stride, padding, groups, BatchNorm, pooling, leaky ReLU and residuals at random, on (C, H, W)."""
+def random_onnx(
+    rng: np.random.Generator, shape: tuple[int, int, int], path: Path, *, classes: int = 3, maxima: bool = False
+) -> Path:
+    """A network with stride, padding, groups, BatchNorm, pooling, leaky ReLU and residuals at random, on (C, H, W).
+
+    With `maxima` its pools take the largest value, and are there more often.
+    """
     net = OnnxWriter(shape)
     for _ in range(int(rng.integers(0, 3))):
         channels, size, pad = net.shape[0], int(rng.integers(1, 4)), int(rng.integers(0, 2))
@@ -95,9 +100,14 @@ def random_onnx(rng: np.random.Generator, shape: tuple[int, int, int], path: Pat
         if rng.random() < 0.3:
             net.batch_norm(rng)
         net.add("LeakyRelu", alpha=0.1) if rng.random() < 0.3 else net.add("Relu")
-        if rng.random() < 0.3 and min(net.shape[1:]) >= 2:
+        if rng.random() < (0.8 if maxima else 0.3) and min(net.shape[1:]) >= 2:
             high, wide = net.shape[1] // 2, net.shape[2] // 2
-            net.add("AveragePool", shape=(net.shape[0], high, wide), kernel_shape=[2, 2], strides=[2, 2])
+            net.add(
+                "MaxPool" if maxima else "AveragePool",
+                shape=(net.shape[0], high, wide),
+                kernel_shape=[2, 2],
+                strides=[2, 2],
+            )
     net.add("Flatten", shape=(int(np.prod(net.shape)),))
     for _ in range(int(rng.integers(0, 3))):
         wide = int(rng.integers(2, 8))

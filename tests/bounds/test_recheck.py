@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -65,11 +66,11 @@ def any_slopes(rng: np.random.Generator, model: Model, rows: int) -> Slopes:
     return Slopes({b: some(rows, model.layers[b].size) for b in bends}, between)
 
 
-def check_network(rng: np.random.Generator, folder: Path, count: int) -> int:
+def check_network(rng: np.random.Generator, folder: Path, count: int, *, maxima: bool = False) -> int:
     """Try the second program's bounds of one random network on random regions, at zero tolerance; returns how many."""
     shape = SHAPES[int(rng.integers(len(SHAPES)))]
     spec = SPECS[shape[2]]
-    path = random_onnx(rng, (shape[2], shape[0], shape[1]), folder / "net.onnx")
+    path = random_onnx(rng, (shape[2], shape[0], shape[1]), folder / "net.onnx", maxima=maxima)
     classifier, model = OnnxClassifier(path, spec), read_model(path, table(spec), shape)
     tried = 0
     for norm in NORMS:
@@ -100,6 +101,25 @@ def test_no_point_of_a_region_violates_the_second_programs_bounds(tmp_path: Path
     tried = 0
     while tried < 10_000:
         tried += check_network(rng, tmp_path, 60)
+
+
+def test_no_point_violates_the_second_programs_bounds_of_pooled_networks(tmp_path: Path) -> None:
+    rng = np.random.default_rng(4)
+    tried = 0
+    while tried < 6_000:
+        tried += check_network(rng, tmp_path, 60, maxima=True)
+
+
+def test_a_maximum_taken_for_its_largest_at_the_base_is_caught(tmp_path: Path, patch: pytest.MonkeyPatch) -> None:
+    right = recheck_bounds._largest
+
+    def wrong(centre: Any, radius: Any, taps: Any, z0: Any, low: Any, high: Any) -> Any:
+        return right(centre, radius, taps, z0, z0, z0)
+
+    patch.setattr(recheck_bounds, "_largest", wrong)
+    rng = np.random.default_rng(4)
+    with pytest.raises(FalseProofError):
+        deque((check_network(rng, tmp_path, 60, maxima=True) for _ in range(100)), maxlen=0)
 
 
 def no_gap(patch: pytest.MonkeyPatch) -> None:
