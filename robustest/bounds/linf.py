@@ -66,10 +66,12 @@ class LinfRaiser:
         return best, upper
 
     def _cuts_prove(self, region: Region, label: int, steps: int, seconds: float) -> bool:
-        """Whether CROWN proves a region, by contradiction where it does not at once."""
+        """Whether CROWN proves a region, by contradiction where it does not at once and time is left."""
+        end = time.thread_time() + seconds
         with torch.no_grad():
-            plain = margin_bounds(self.graph, region, label, executed=self.executed)
-        return prove_by_cuts(self.graph, region, label, plain, steps=steps, executed=self.executed, seconds=seconds)
+            plain = margin_bounds(self.graph, region, label, executed=self.executed, deadline=end)
+        left = end - time.thread_time()
+        return prove_by_cuts(self.graph, region, label, plain, steps=steps, executed=self.executed, seconds=left)
 
     def by_branching(
         self, image: NDArray[np.float32], label: int, lower: Bound | None, upper: Witness | None, seconds: float
@@ -84,7 +86,8 @@ class LinfRaiser:
         high = upper.value if upper is not None else 1.0
         while True:
             left = seconds - (time.thread_time() - begin)
-            if left <= 0.05 or best.value <= 0 or high - best.value <= 0.02 * high:
+            # One region's slopes take longer than the plain radius did: where that is all of what is left, none is begun.
+            if left <= max(0.05, lower.seconds) or best.value <= 0 or high - best.value <= 0.02 * high:
                 return best, upper
             middle = best.value + 0.4 * (high - best.value)
             region = Region.ball(point, "linf", middle, channels=self.graph.input_shape[2])

@@ -121,8 +121,9 @@ def _words(bracket: Any, stepped: bool) -> str:
     lower = "nothing proven" if bracket.lower is None else f"{bracket.lower.value:.6g}"
     upper = "none found" if bracket.upper is None else f"{bracket.upper.value:.6g}"
     how = "" if bracket.lower is None else f"  {bracket.lower.guarantee.name} by {bracket.lower.method}"
-    if stepped and bracket.lower is not None:
-        how += f"; no 8-bit image nearer than {steps_of_255(bracket.lower.value)}/255 is misclassified"
+    steps = steps_of_255(bracket.lower.value) if stepped and bracket.lower is not None else 0
+    if steps > 1:  # no other 8-bit image is nearer than one step
+        how += f"; no 8-bit image nearer than {steps}/255 is misclassified"
     return f"[{lower}, {upper}]{'  exact' if bracket.exact else ''}{how}"
 
 
