@@ -127,7 +127,7 @@ class Beliefs:
         """
         if fast():
             flat = np.ascontiguousarray(drops)
-            search_turn_kernels.learn(cells, colours, flat, np.float32(noise), self.tally, *self.learning())
+            search_turn_kernels.learn(cells, colours, flat, np.float32(noise), self.tally, self.learning())
             return
         own = self.deviation[colours, cells].astype(np.float64)
         size = self.size[colours, cells]

@@ -11,6 +11,40 @@ from robustest.compiled import compiled
 
 
 @compiled
+def fresh_scores(
+    words: Words, rest: Words, pool: Floats, optimism: float, mean: Floats, deviation: Floats, tally: Doubles
+) -> tuple[int, Floats]:
+    """`Beliefs.noise` and `Beliefs.bounds`: where the noise begins in the pool, and (V, cells) scores."""
+    start = draws.below(words, rest, len(pool) - mean.size)
+    factor = np.float32(optimism * search_kernels.scale_of(tally))
+    return start, search_kernels.drawn(mean, deviation, pool[start : start + mean.size], factor)
+
+
+@compiled
+def put_near(
+    words: Words,
+    rest: Words,
+    scores: Floats,
+    anchor: int,
+    around: Ints,
+    limits: Floats,
+    row: int,
+    cells: Ints,
+    colours: Ints,
+) -> None:
+    """Write the best edit near a cell, of a draw of its neighbours, to `cells[row]` and `colours[row]`; nothing if none was drawn."""
+    best = limits[2]
+    for step in range(len(around)):
+        if not draws.small_unit(words, rest) < limits[0]:
+            continue
+        cell = anchor + around[step]
+        for colour in range(scores.shape[0]):
+            if scores[colour, cell] > best:
+                best = scores[colour, cell]
+                cells[row], colours[row] = cell, colour
+
+
+@compiled
 def propose_swaps(
     words: Words,
     rest: Words,
@@ -57,11 +91,9 @@ def propose_swaps(
     """
     state_cells, state_colours = state[0], state[1]
     size, kinds, width = len(state_cells), mean.shape[0], mean.shape[1]
-    thinning, shades, worst, never = limits[0], limits[1], limits[2], limits[3]
+    shades, worst, never = limits[1], limits[2], limits[3]
     moving, joining, shifting, recolouring = shares[0], shares[1], shares[2], shares[3]
-    start = draws.below(words, rest, len(pool) - mean.size)
-    noise, factor = pool[start : start + mean.size], np.float32(optimism * search_kernels.scale_of(tally))
-    scores = search_kernels.drawn(mean, deviation, noise, factor)
+    start, scores = fresh_scores(words, rest, pool, optimism, mean, deviation, tally)
     own = np.empty((kinds, size), np.float32)
     for place in range(size):
         for colour in range(kinds):
@@ -92,17 +124,9 @@ def propose_swaps(
         if kind[row] < moving:
             places[row] = anchors[row]
     for row in range(count):
-        if not kind[row] < joining:
-            continue
-        best = worst
-        for step in range(len(around)):
-            if not draws.small_unit(words, rest) < thinning:
-                continue
-            cell = state_cells[anchors[row]] + around[step]
-            for colour in range(kinds):
-                if scores[colour, cell] > best:
-                    best = scores[colour, cell]
-                    added_cells[row], added_colours[row] = cell, colour
+        if kind[row] < joining:
+            anchor = state_cells[anchors[row]]
+            put_near(words, rest, scores, anchor, around, limits, row, added_cells, added_colours)
     if kinds > 2:
         again = np.empty(count, np.int64)
         some = 0

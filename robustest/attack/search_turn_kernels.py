@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from robustest.attack import draws, search_kernels
+from robustest.attack import draws, search_kernels, search_swap_kernels
 from robustest.attack.draws import Words
 from robustest.attack.search_kernels import Doubles, Floats, Ints, Masks
 from robustest.compiled import compiled
@@ -68,46 +68,10 @@ def learn(
     drops: Doubles,
     noise: np.float32,
     tally: Doubles,
-    mean: Floats,
-    deviation: Floats,
-    size: Floats,
-    norm: Floats,
-    directions: Floats,
-    palette: Floats,
-    base: Floats,
-    seen: np.float32,
-    pixel_of_cell: Ints,
-    offsets: Ints,
-    near: Floats,
-    floor: np.float32,
-    middle: int,
-    region_told: Doubles,
-    region_heard: Doubles,
-    region: Any,
+    learning: Any,
 ) -> None:
-    """`Beliefs.learn`; see `search_kernels.learn`, which is told of what comes after `tally`."""
-    squares = search_kernels.learn(
-        cells,
-        colours,
-        drops,
-        noise,
-        mean,
-        deviation,
-        size,
-        norm,
-        directions,
-        palette,
-        base,
-        seen,
-        pixel_of_cell,
-        offsets,
-        near,
-        floor,
-        middle,
-        region_told,
-        region_heard,
-        region,
-    )
+    """`Beliefs.learn`. learning: `Beliefs.learning()`, what `search_kernels.learn` takes from `mean` on."""
+    squares = search_kernels.learn(cells, colours, drops, noise, *learning)
     tally[0] += summed(squares)
     tally[1] += len(drops)
 
@@ -139,22 +103,7 @@ def heed_swaps(
     count: int,
     tally: Doubles,
     noise: np.float32,
-    mean: Floats,
-    deviation: Floats,
-    size: Floats,
-    norm: Floats,
-    directions: Floats,
-    palette: Floats,
-    base: Floats,
-    seen: np.float32,
-    pixel_of_cell: Ints,
-    offsets: Ints,
-    near: Floats,
-    floor: np.float32,
-    middle: int,
-    region_told: Doubles,
-    region_heard: Doubles,
-    region: Any,
+    learning: Any,
 ) -> tuple[int, int, int]:
     """Take in the answers to swaps, and go on from the best of them where it is good enough.
 
@@ -164,7 +113,7 @@ def heed_swaps(
         found, cells, colours, added (2, ...), places, single, keys: what `propose_swaps` wrote.
         state: (2, k) cells and colours of the state, changed in place. need: (k,) and so is this.
         numbers: margin of the state, and the lowest so far; changed in place. out: see `reluctance`.
-        table, numbered, rows, count: see `note`. tally: see `Beliefs`. The others: see `search_kernels.learn`.
+        table, numbered, rows, count: see `note`. tally: see `Beliefs`. noise, learning: see `learn`.
 
     Returns:
         How many states were new, the first that flips or -1, and the turns without progress.
@@ -187,29 +136,7 @@ def heed_swaps(
             new_cells[some], new_colours[some] = added[0, row], added[1, row]
             drops[some] = numbers[0] - weighed[row] + need[places[row]]
             some += 1
-    learn(
-        new_cells[:some],
-        new_colours[:some],
-        drops[:some],
-        noise,
-        tally,
-        mean,
-        deviation,
-        size,
-        norm,
-        directions,
-        palette,
-        base,
-        seen,
-        pixel_of_cell,
-        offsets,
-        near,
-        floor,
-        middle,
-        region_told,
-        region_heard,
-        region,
-    )
+    learn(new_cells[:some], new_colours[:some], drops[:some], noise, tally, learning)
     if weighed[place] <= numbers[0] + warmth * search_kernels.scale_of(tally) * jump:
         left = need[places[place]] + numbers[0] - weighed[place]
         need[places[place]] = 0.0 if left < 0 else left
@@ -235,9 +162,7 @@ def best_singles(
     never: np.float32,
 ) -> tuple[int, int, Ints, Ints]:
     """`Beliefs.drawn` and `Beliefs.top`: how many were found or `TIES`, where the noise begins, cells and colours."""
-    start = draws.below(words, rest, len(pool) - mean.size)
-    factor = np.float32(optimism * search_kernels.scale_of(tally))
-    scores = search_kernels.drawn(mean, deviation, pool[start : start + mean.size], factor)
+    start, scores = search_swap_kernels.fresh_scores(words, rest, pool, optimism, mean, deviation, tally)
     for kind in range(scores.shape[0]):
         row, masked = scores[kind], but[kind]
         for cell in range(scores.shape[1]):
@@ -337,9 +262,7 @@ def climbs(
         add one of them, and how many several; cells, colours, offsets of these states; cells and colours of the single edits.
     """
     size = len(state_cells)
-    start = draws.below(words, rest, len(pool) - mean.size)
-    factor = np.float32(optimism * search_kernels.scale_of(tally))
-    scores = search_kernels.drawn(mean, deviation, pool[start : start + mean.size], factor)
+    start, scores = search_swap_kernels.fresh_scores(words, rest, pool, optimism, mean, deviation, tally)
     found, best_cells, best_colours = search_kernels.top(scores, leaps[-1], state_cells, limits[3])
     if found <= 0:
         return found, start, 0, 0, best_cells, best_cells, best_cells, best_cells, best_cells
@@ -353,15 +276,9 @@ def climbs(
     for row in range(beside):
         anchors[row] = state_cells[draws.below(words, rest, size)]
     for row in range(beside):
-        best = limits[2]
-        for step in range(len(around)):
-            if not draws.small_unit(words, rest) < limits[0]:
-                continue
-            cell = anchors[row] + around[step]
-            for colour in range(scores.shape[0]):
-                if scores[colour, cell] > best:
-                    best = scores[colour, cell]
-                    cells[ones - beside + row], colours[ones - beside + row] = cell, colour
+        search_swap_kernels.put_near(
+            words, rest, scores, anchors[row], around, limits, ones - beside + row, cells, colours
+        )
     offsets = np.empty(ones + several + 1, np.int64)
     offsets[0] = 0
     for row in range(ones + several):

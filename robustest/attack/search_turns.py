@@ -105,7 +105,7 @@ def turns(player: Player, current: State, margin: float, need: Margins) -> Playi
             len(asked),
             beliefs.tally,
             noise,
-            *learning,
+            learning,
         )
         asked.grew(new)
         player.left -= max(new, -(-count // 4))
