@@ -240,9 +240,9 @@ class Conv(LinearOp):
             self._window_matrices[high, wide] = matrix
         return self._window_matrices[high, wide]
 
-    def rows_of(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Some rows (R,) of the operator as a matrix: the F inputs that they read, in rising order, and (R, F) weights."""
-        channels, height, width = self.in_shape
+    def taps(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What some rows (R,) of the operator read: which of the rows, which input, and its weight, (T,) each, row by row."""
+        _, height, width = self.in_shape
         _, high, wide = self.out_shape
         per_group, tall, broad = self.weight.shape[1:]
         out = rows // (high * wide)
@@ -254,12 +254,17 @@ class Conv(LinearOp):
         entry = (channel[:, :, None, None] * height + row[:, None, :, None]) * width + column[:, None, None, :]
         inside = ((row >= 0) & (row < height))[:, None, :, None] & ((column >= 0) & (column < width))[:, None, None, :]
         inside = inside.expand_as(entry)
-        reads = torch.unique(entry[inside])
-        slot = torch.zeros(channels * height * width, dtype=torch.int64)
+        owner = torch.arange(len(rows))[:, None, None, None].expand_as(entry)
+        return owner[inside], entry[inside], self.weight[out][inside]
+
+    def rows_of(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Some rows (R,) of the operator as a matrix: the F inputs that they read, in rising order, and (R, F) weights."""
+        owner, entry, weight = self.taps(rows)
+        reads = torch.unique(entry)
+        slot = torch.zeros(self.n_in, dtype=torch.int64)
         slot[reads] = torch.arange(len(reads))
         matrix = torch.zeros(len(rows), len(reads), dtype=torch.float64)
-        owner = torch.arange(len(rows))[:, None, None, None].expand_as(entry)
-        matrix[owner[inside], slot[entry[inside]]] = self.weight[out][inside]
+        matrix[owner, slot[entry]] = weight
         return reads, matrix
 
     def windows_backward(self, windows: Tensor) -> Tensor:

@@ -24,25 +24,6 @@ def sparse_rows(op: LinearOp, rows: NDArray[np.int64]) -> Any:
         taken = np.flatnonzero(source >= 0)
         return sparse.csr_matrix((np.ones(len(taken)), (taken, source[taken])), shape=size)
     if isinstance(op, Conv):
-        return _conv_rows(op, rows, size)
+        owner, entry, weight = (part.numpy() for part in op.taps(torch.from_numpy(rows)))
+        return sparse.csr_matrix((weight, (owner, entry)), shape=size)
     raise AssertionError(f"operators are of four kinds, not {type(op).__name__}")
-
-
-def _conv_rows(op: Conv, rows: NDArray[np.int64], size: tuple[int, int]) -> Any:
-    """Row by row the taps of the kernel that lie inside the map."""
-    _, height, width = op.in_shape
-    _, high, wide = op.out_shape
-    weight = op.weight.numpy()
-    count, per_group, tall, broad = weight.shape
-    out, place = np.divmod(rows, high * wide)
-    row = place // wide * op.stride[0] - op.pads[0]
-    column = place % wide * op.stride[1] - op.pads[1]
-    channel = (out // (count // op.groups) * per_group)[:, None] + np.arange(per_group)
-    row = row[:, None] + np.arange(tall) * op.dilation[0]
-    column = column[:, None] + np.arange(broad) * op.dilation[1]
-    shape = (len(rows), per_group, tall, broad)
-    entry = (channel[:, :, None, None] * height + row[:, None, :, None]) * width + column[:, None, None, :]
-    inside = ((row >= 0) & (row < height))[:, None, :, None] & ((column >= 0) & (column < width))[:, None, None, :]
-    inside = np.broadcast_to(inside, shape)
-    owner = np.broadcast_to(np.arange(len(rows))[:, None, None, None], shape)
-    return sparse.csr_matrix((weight[out][inside], (owner[inside], entry[inside])), shape=size)
