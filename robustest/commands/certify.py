@@ -91,7 +91,7 @@ def certify(
                     if written < bracket.lower.value:
                         print(
                             f"{name:24} {norm:8} {path.name} proves {written:.6g}: beyond that the proof was made by "
-                            "branching, or by slopes that there was no time to write down"
+                            "cuts, by branching, or by slopes that there was no time to write down"
                         )
         entries.append(entry)
     if out is not None:
