@@ -24,10 +24,8 @@ from robustest.results import Edits, Scores
 _MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1  # names of its options
 _KEPT, _MOST_OF_OLD = 1 << 29, 32 << 20  # bytes; before glibc 2.35 it takes no more than the second
 
-_SMALLER, _CHECKS = (
-    (2, 4, 8, 12, 16, 20, 24),
-    2,
-)  # images a call in place of a full batch; times that it must give the same bits
+_SMALLER = (2, 4, 8, 12, 16, 20, 24)  # images a call in place of a full batch
+_CHECKS = 2  # times that each must give the same bits
 
 
 class TorchClassifier:
