@@ -9,6 +9,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from robustest.commands.audit_flags import AS_FOUND, ModelFlags
 from robustest.settings import Norm, Values
 
 
@@ -25,8 +26,8 @@ def compare(
     target: int | None = None,
     values: Values = "corners",
     norm: Norm = "l0",
-    output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None,
-    input: Path | None = None,
+    spec: ModelFlags = AS_FOUND,
+    out: Annotated[Path | None, Parameter(name=["--out", "-o"])] = None,
     device: str | None = None,
     threads: int | None = None,
 ) -> int:
@@ -46,8 +47,7 @@ def compare(
         target: class to be reached; any other than the image's own if not given.
         values: colours a pixel may take, for our own search.
         norm: distance our own search makes small.
-        output: folder for comparison.json, adversarial.npz and comparison.html; nothing is written if not given. The same command goes on where an interrupted one was.
-        input: TOML file with the input spec.
+        out: folder for comparison.json, adversarial.npz and comparison.html; nothing is written if not given. The same command goes on where an interrupted one was.
         device: of a torch module, such as cuda:0.
         threads: of an ONNX model's own arithmetic; all cores if not given.
     """
@@ -55,7 +55,6 @@ def compare(
     from robustest.baselines.files import parse_pixels, write_adversarials, write_json
     from robustest.baselines.objects import load_masks, object_shares
     from robustest.baselines.table import print_comparison, print_objects, reporter
-    from robustest.classifiers import load_classifier
     from robustest.errors import InvalidSetting
     from robustest.images import load_images
     from robustest.settings import AttackSettings
@@ -65,11 +64,11 @@ def compare(
     counts = parse_pixels(pixels)
     wanted = parse_attacks(attacks, pixels=counts)
     settings = AttackSettings(queries=queries, seed=seed, target=target, values=values, norm=norm)
-    classifier = load_classifier(model, input, device=device, threads=threads)
+    classifier = spec.load(model, device=device, threads=threads)
     loaded = load_images(images)
     masks = load_masks(images, loaded)
-    if output is not None:
-        output.mkdir(parents=True, exist_ok=True)
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
     comparison = run_comparison(
         classifier,
         loaded,
@@ -79,18 +78,18 @@ def compare(
         pixels=counts,
         progress=reporter(sys.stderr),
         command=_command(),
-        save=None if output is None else output / "rows",
+        save=None if out is None else out / "rows",
     )
     print_comparison(comparison)
     if masks is not None:
         print_objects(object_shares(comparison, masks), loaded)
-    if output is not None:
-        write_json(comparison, output / "comparison.json")
-        write_adversarials(comparison, output / "adversarial.npz")
+    if out is not None:
+        write_json(comparison, out / "comparison.json")
+        write_adversarials(comparison, out / "adversarial.npz")
         from robustest.report.html import write_comparison
 
-        write_comparison(comparison, output / "comparison.html")
-        print(f"\nwritten: {output / 'comparison.html'}, comparison.json, adversarial.npz")
+        write_comparison(comparison, out / "comparison.html")
+        print(f"\nwritten: {out / 'comparison.html'}, comparison.json, adversarial.npz")
     return 0
 
 

@@ -78,6 +78,16 @@ def test_misuse_ends_with_2_and_a_sentence(
     assert "robustest:" in capsys.readouterr().err
 
 
+def test_flags_say_how_the_model_wants_its_input(model: Path, data: Path, tmp_path: Path) -> None:
+    """Fed 0..255, one white pixel is enough, and the images with a 2 in the upper half are light from the start."""
+    out = tmp_path / "out"
+    options = ["--attacks", "one-scan", "--queries", "150", "--pixels", "1,2", "--threads", "1", "--scale", "1"]
+    assert run(["compare", str(model), str(data), *options, "--out", str(out)]) == 0
+    content = json.loads((out / "comparison.json").read_text())
+    assert content["images"]["names"] == ["data[0]", "data[1]", "data[2]"]
+    assert [point["flipped"] for point in content["attacks"][0]["success_at_pixels"]] == [3, 3]
+
+
 def test_flips_lie_where_the_classifier_looks(model: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["compare", str(model), str(data), "--attacks", "one-scan", "--queries", "150", "--threads", "1"]) == 0
     line = next(line for line in capsys.readouterr().out.splitlines() if "dark" in line)
