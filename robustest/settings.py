@@ -21,7 +21,8 @@ class AttackSettings:
     norm: distance that is made small: l0 (pixels), l0_dims (channels of pixels), l1, l2, linf.
     values: colours a pixel may take: `corners` of the colour cube, `free` (any 8-bit colour), or `tau` steps.
     tau: step of the grid in (0, 1], where values is `tau`; 1 moves to a bound.
-    guide: what guides the search: `sift` features, a `grid` of regions, or `uniform`.
+    guide: what guides the search: `sift` features (trusted where no side is below 65 pixels, elsewhere the grid), a `grid` of
+        regions, or `uniform`.
     target: class to be reached, or None for any other than the label.
     """
 

@@ -14,7 +14,7 @@ def features_of(task: Task) -> Features | None:
     """The SIFT features of one image, where they were asked for and are trusted.
 
     In a small image a feature's region is hardly larger than what a pixel's neighbours tell of it anyway, and borrowing
-    from it was measured to cost pixels (28x28): there SIFT is not trusted, and the whole image is one region.
+    from it was measured to cost pixels (28x28): there SIFT is not trusted, and squares of a grid are the regions.
     """
     trusted = task.settings.guide == "sift" and min(task.image.shape[:2]) > LARGE
     return detect_features(task.image) if trusted else None
@@ -25,4 +25,4 @@ def regions_of(task: Task, features: Features | None) -> Ints:
     height, width, _ = task.image.shape
     if features is not None:
         return feature_regions(features, height, width)
-    return grid_regions(height, width) if task.settings.guide == "grid" else one_region(height, width)
+    return one_region(height, width) if task.settings.guide == "uniform" else grid_regions(height, width)

@@ -58,7 +58,9 @@ class AttackFlags:
     tau: Annotated[float, _flag("step where values is tau, in (0, 1]; 1 moves to a bound.")] = 1.0
     guide: Annotated[
         Literal["sift", "grid", "uniform"],
-        _flag("what guides the search: sift features, a grid of regions, or uniform."),
+        _flag(
+            "what guides the search: sift features (where no side is below 65 pixels, else the grid), a grid of regions, or uniform."
+        ),
     ] = "sift"
     attack: Annotated[str, _flag("name of the search: game, or a baseline such as sparse-rs.")] = "game"
 

@@ -214,8 +214,10 @@ def test_sift_is_trusted_in_large_images_only() -> None:
     rng = np.random.default_rng(0)
     for side, trusted in ((32, False), (96, True)):
         image = rng.random((side, side, 1)).astype(np.float32)
-        task = _task(image, AttackSettings())
-        assert (regions_of(task, features_of(task)).max() > 0) == trusted
+        task, squares = _task(image, AttackSettings()), _task(image, AttackSettings(guide="grid"))
+        same = np.array_equal(regions_of(task, features_of(task)), regions_of(squares, features_of(squares)))
+        assert same != trusted
+        assert (features_of(task) is not None) == trusted
 
 
 @pytest.mark.parametrize("guide", ["sift", "uniform"])
