@@ -22,7 +22,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 from study import ROOT, code_state
-from study_search_report import LADDER, report
+from study_search_report import CHECKS, LADDER, report
 
 from robustest import AttackSettings, load_classifier, load_images
 from robustest.attack.driver import Job, play
@@ -30,7 +30,7 @@ from robustest.attack.find import iter_adversarials, strategy_named
 from robustest.attack.task import Notes, Search, Task
 from robustest.baselines.whitebox import run_white_box
 from robustest.classifiers.batching import choose_batch
-from robustest.classifiers.classifier import Classifier, classes_of
+from robustest.classifiers.classifier import Classifier, classes_of, margins_of
 from robustest.images import ImageSet, as_unit
 from robustest.randomness import image_digest
 from robustest.results import AttackResult
@@ -38,7 +38,7 @@ from robustest.results import AttackResult
 GUIDES = ("sift", "uniform", "grid")
 PER_K = ("sparse-rs", "brusle")
 _AT_ONCE = 64  # images checked in one call
-_HUGE = 300  # pixels: of a find of more that is marked not minimal, it is not tried which could be put back
+_HUGE = 300  # pixels: of a find of more that is marked `minimal: false`, it is not tried which could be put back
 UNLIMITED = 200_000  # queries of `greedy`, which never spends them
 LARGE = ("nexar_safecv", "imagenet_mobilenet_v1_025_128", "imagenet_efficientnet_lite0")
 
@@ -53,7 +53,7 @@ MODELS = {
     "cifar_resnet20": ("cifar10", (20, 30, 50)),
     "gtsrb_stn": ("gtsrb32", (20, 30, 50)),
     "imagenet_mobilenet_v1_025_128": ("imagenet128", (10, 10, 30)),
-    "imagenet_efficientnet_lite0": ("imagenet224", (4, 4, 8, 16)),
+    "imagenet_efficientnet_lite0": ("imagenet224", (4, 4, 8, 6, 6, 6, 6, 6, 4)),
 }
 WITHOUT_GRADIENTS = ("gtsrb_bnn48",)
 
@@ -98,15 +98,17 @@ def units() -> list[Unit]:
         plan += main(LARGE[-1], part)
         if part < 2:
             plan += [unit for model in small for unit in of(model, part, UNLIMITED, "greedy")]
-            plan += [unit for model in small for unit in of(model, part, 1000, "grid")]
+            plan += [unit for model in small for q in (1000, 200, 5000) for unit in of(model, part, q, "uniform")]
             plan += [
                 unit for model in LARGE for q in (1000, 200, 5000) for a in GUIDES for unit in of(model, part, q, a)
             ]
         if part == 0:
             plan += [Unit("nexar_safecv", 0, 9, 1000, attack, seed) for seed in range(1, 10) for attack in GUIDES]
-    plan += of(LARGE[-1], 0, 1000, "sigma-zero") + main(LARGE[-1], 3)
-    plan += [unit for model in small for unit in of(model, 2, UNLIMITED, "greedy")]
+    plan += [unit for part in range(3) for unit in of(LARGE[-1], part, 1000, "sigma-zero")]
+    plan += of(LARGE[-1], 2, 5000, "sift")
+    plan += [unit for part in range(3, len(MODELS[LARGE[-1]][1])) for unit in main(LARGE[-1], part)]
     plan += [unit for model in LARGE for attack in GUIDES for unit in of(model, 2, 1000, attack)]
+    plan += [unit for model in small for unit in of(model, 2, UNLIMITED, "greedy")]
     return list(dict.fromkeys(plan))
 
 
@@ -130,8 +132,11 @@ def png(image: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 
 def checked(box: Classifier, images: ImageSet, found: list[AttackResult]) -> dict[str, int]:
-    """What each image found is when read back from a PNG, as it is and with each pixel put back."""
-    still, droppable, unchecked = 0, 0, 0
+    """What each image found is when read back from a PNG, as it is and with each pixel put back.
+
+    An image counts as wrong where another class has a higher score than its own; where two have the same, it is a tie.
+    """
+    counts = dict.fromkeys(CHECKS, 0)
     for index, result in enumerate(found):
         if result.image is None:
             continue
@@ -145,16 +150,16 @@ def checked(box: Classifier, images: ImageSet, found: list[AttackResult]) -> dic
             fewer[pixel] = clean[pixel]
             variants.append(fewer.reshape(changed.shape))
         parts = [variants[start : start + _AT_ONCE] for start in range(0, len(variants), _AT_ONCE)]
-        answers = [classes_of(box(np.stack([png(variant) for variant in part])), box.info.output) for part in parts]
-        wrong = np.concatenate(answers) != images.labels[index]
-        still += int(wrong[0])
-        droppable += int(wrong[1:].any())
-        unchecked += int(not result.minimal)
-    return {
-        "still_wrong_from_png": still,
-        "a_pixel_could_be_put_back": droppable,
-        "not_checked_within_the_budget": unchecked,
-    }
+        scores = np.concatenate([box(np.stack([png(variant) for variant in part])) for part in parts])
+        labels = np.full(len(scores), images.labels[index])
+        margins = margins_of(scores, labels, np.full(len(scores), -1), box.info.output)
+        fewer_do = bool((margins[1:] < 0).any())
+        counts["still_wrong_from_png"] += int(margins[0] < 0)
+        counts["a_pixel_could_be_put_back"] += int(result.minimal is True and fewer_do)
+        counts["a_tie_with_a_pixel_less"] += int(result.minimal is True and bool((margins[1:] == 0).any()))
+        counts["not_checked_within_the_budget"] += int(not result.minimal)
+        counts["of_these_a_pixel_could_be_put_back"] += int(not result.minimal and fewer_do)
+    return counts
 
 
 def play_once(unit: Unit, box: Classifier, images: ImageSet) -> dict[str, Any]:

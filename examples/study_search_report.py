@@ -17,6 +17,13 @@ from study import reading
 from robustest.audit.statistics import clopper_pearson
 
 LADDER = (1, 2, 3, 5, 10, 20)
+CHECKS = (
+    "still_wrong_from_png",
+    "a_pixel_could_be_put_back",
+    "a_tie_with_a_pixel_less",
+    "not_checked_within_the_budget",
+    "of_these_a_pixel_could_be_put_back",
+)
 PER_K = ("sparse-rs", "brusle")
 GUIDES = ("sift", "uniform", "grid")
 _MISSED = 100.0  # pixels that an image which is not flipped counts as, in paired differences
@@ -38,7 +45,7 @@ def load(folders: Iterable[Path]) -> dict[Key, Row]:
     for key, units in parts.items():
         row: Row = {"fewest": [], "queries": [], "curves": [], "checks": [], "cpu_seconds": []}
         while (unit := units.get(len(row["fewest"]))) is not None:
-            row["checks"].append([unit.get(name, 0) for name in _CHECKS])
+            row["checks"].append([unit.get(name, 0) for name in CHECKS])
             for name in ("fewest", "queries", "curves"):
                 row[name] += unit.get(name, [])
             row["cpu_seconds"].append(unit["cpu_seconds"])
@@ -79,7 +86,7 @@ def report(folders: tuple[Path, Path], models: list[str], command: str, target: 
     parts += _guides(rows, models)
     parts += _saved(rows, models)
     parts += _seeds(folders[0])
-    parts += _images(rows)
+    parts += _images(rows, models)
     return "\n".join(parts) + "\n" + reading(target)
 
 
@@ -271,17 +278,23 @@ def _seeds(folder: Path) -> list[str]:
     return lines
 
 
-def _images(rows: dict[Key, Row]) -> list[str]:
-    games = [row for (_, attack, _), row in rows.items() if attack in GUIDES]
-    found = sum(fewest is not None for row in games for fewest in row["fewest"])
-    still, droppable, unchecked = (
-        np.sum([check for row in games for check in row["checks"]], axis=0) if games else (0, 0, 0)
-    )
-    return [
-        f"\n## The images themselves\n\nOf {found} adversarial images of the runs above with this tool's search, written to PNG and read back, {still} are still "
-        f"misclassified; in {droppable} a single pixel can be put back ({unchecked} were found too late in the budget to be checked, and are marked "
-        "`minimal: false` in the results; of those of them with more than 300 pixels it was not tried)."
+def _images(rows: dict[Key, Row], models: list[str]) -> list[str]:
+    """What became of all images returned, by model and budget, the guides together."""
+    sums: dict[tuple[str, int], NDArray[np.int64]] = {}
+    for (model, attack, queries), row in rows.items():
+        if attack in GUIDES:
+            found = sum(fewest is not None for fewest in row["fewest"])
+            part = np.array([found, *np.sum(row["checks"], axis=0)])
+            sums[model, queries] = sums.get((model, queries), np.zeros(len(part), np.int64)) + part
+    lines = [
+        _IMAGES,
+        "| model | queries | images returned | wrong from PNG | minimal: a pixel can be put back | a tie with a pixel less "
+        "| not checked | of these a pixel can be put back |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
+    for model, queries in sorted(sums, key=lambda key: (models.index(key[0]), key[1])):
+        lines.append(f"| {model} | {queries} | {' | '.join(str(count) for count in sums[model, queries])} |")
+    return [*lines, f"| all | | {' | '.join(str(count) for count in np.sum(list(sums.values()), axis=0))} |"]
 
 
 def _interval(values: NDArray[np.float64]) -> tuple[float, float]:
@@ -291,7 +304,6 @@ def _interval(values: NDArray[np.float64]) -> tuple[float, float]:
     return float(np.quantile(means, 0.025)), float(np.quantile(means, 0.975))
 
 
-_CHECKS = ("still_wrong_from_png", "a_pixel_could_be_put_back", "not_checked_within_the_budget")
 _ORDER = (*GUIDES, *PER_K, "greedy", "sigma-zero")
 _HEAD = """# The few-pixel search
 
@@ -302,7 +314,7 @@ images flipped with at most k pixels, Clopper-Pearson 95 % interval in brackets.
 **one** run of that many queries gives the whole row. `sparse-rs` and `brusle` were given that many queries **for each k**, and their rows say what the
 best of the six runs found up to k; `greedy` has no limit, `sigma-zero` takes 1,000 steps with gradients. One seed. The search was tuned on other images
 (from number 500 on in MNIST, CIFAR-10 and GTSRB), but on the same ones for Nexar (12 frames exist) and the ImageNet photos (100 exist). In images of up
-to 64 pixels a side SIFT is not trusted: there `sift` and `uniform` are the same search, and `uniform` is not run again.
+to 64 pixels a side SIFT is not trusted: there `sift` and `grid` are the same search, and `grid` is not run again.
 """
 _AGAINST = """
 ## Against Sparse-RS and BruSLe, 1,000 queries: one run against one for each k
@@ -313,6 +325,13 @@ _PATIENCE = """
 ## 5,000 queries, against greedy without a limit and sigma-zero with gradients
 
 Median and paired counts of pixels on the same images; the means are over the images that both flip.
+"""
+_IMAGES = """
+## The images themselves
+
+Every image that this tool's search returned in the runs above, written to PNG, read back and scored; then each of its pixels put back, and scored again. *Minimal* ones
+were checked by the run itself, within its budget; the others were found too late for that, and are marked `minimal: false` in the results (of those of
+them with more than 300 pixels it was not tried). A tie with another class does not count as wrong.
 """
 _SEEDS = """
 ## Nexar, one seed after the other
