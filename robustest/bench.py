@@ -3,7 +3,8 @@
 Raw rate and audit are measured in turns within one run, so that a busy machine slows both; the ratio is what to read. The
 raw rate is the best that the same model reaches on the same cores: at the best of several batch sizes, and, with several
 processes, of one process with all the cores and of all processes with their share of them. Compiled inner loops, where
-they can be had, are loaded before anything is measured.
+they can be had, are loaded before anything is measured. Each image is attacked as being of the class that the model gives:
+speed does not depend on who is right, and a model with random weights can be measured, too.
 """
 
 from __future__ import annotations
@@ -25,25 +26,27 @@ from robustest import compiled
 from robustest.attack.driver import Clock
 from robustest.attack.find import iter_adversarials
 from robustest.classifiers.batching import choose_batch
-from robustest.classifiers.classifier import Classifier
-from robustest.errors import EnvironmentFailure, NothingToTest
+from robustest.classifiers.classifier import Classifier, classes_of
+from robustest.errors import EnvironmentFailure
 from robustest.images import ImageSet, as_unit
-from robustest.results import Edits, Verdict
+from robustest.results import Edits
 from robustest.settings import AttackSettings
 
 Opener = Callable[[int], Classifier]  # the classifier, with so many threads of its own
 
 _LONG = 1.0  # seconds: batches that take longer are not tried
+_AT_ONCE = 16  # images asked about in one call before anything is measured
 
 
 @dataclass(frozen=True, slots=True)
 class Speed:
     """What one benchmark measured.
 
-    images: attacked a turn. workers: processes. batch: images a call in the audit.
+    images: attacked a turn. right: of these, those that the model gives the class they are labelled with.
+    workers: processes. batch: images a call in the audit.
     raw_per_second: images the bare model scores, the better of the two that follow, median of the turns.
     raw_one_process_per_second: with all cores in one process. raw_workers_per_second: of all workers together.
-    audit_per_second: queries the audit sends, excluded images included.
+    audit_per_second: queries the audit sends.
     ratio: median of `ratios`, the second over the first in each turn.
     queries, seconds: of the audit, all turns together.
     peak_memory_bytes: of all processes. compiled: with compiled inner loops.
@@ -54,6 +57,7 @@ class Speed:
 
     model: str
     images: int
+    right: int
     workers: int
     batch: int
     raw_per_second: float
@@ -77,12 +81,10 @@ class Speed:
 class Turn:
     """One audit in one process.
 
-    queries: sent. excluded: images that it is wrong about. seconds: it took. clock: where they went.
-    peak: bytes of the process's memory so far.
+    queries: sent. seconds: it took. clock: where they went. peak: bytes of the process's memory so far.
     """
 
     queries: int
-    excluded: int
     seconds: float
     clock: Clock
     peak: int
@@ -100,13 +102,11 @@ def measure(
     """Measure raw rate and audit in turns.
 
     Args:
-        classifier: the black box, with all the cores. images: what to attack; those it gets wrong cost one query each.
+        classifier: the black box, with all the cores. images: what to attack.
         settings: of the attack. turns: how often each is measured, >= 1.
         workers: processes that share the images and the cores. opener: opens the classifier in each; needed for several.
-
-    Raises:
-        NothingToTest: the classifier is wrong about every image.
     """
+    given, images = images.labels, replace(images, labels=_answers(classifier, images))
     alone: list[float] = []
     together: list[float] = []
     parts: list[Turn] = []
@@ -124,10 +124,6 @@ def measure(
             started = time.perf_counter()
             parts += crew.audit(rows)
             spans.append(time.perf_counter() - started)
-    if sum(part.excluded for part in parts) == turns * len(images):
-        raise NothingToTest(
-            f"{classifier.info.source} is wrong about all of {len(images)} images; check the input spec."
-        )
     queries = [sum(part.queries for part in parts[turn * count : (turn + 1) * count]) for turn in range(turns)]
     rates = np.array(queries) / np.array(spans)
     raw = np.maximum(alone, together)
@@ -143,6 +139,7 @@ def measure(
     return Speed(
         model=classifier.info.source,
         images=len(images),
+        right=int((given == images.labels).sum()),
         workers=count,
         batch=rows,
         raw_per_second=float(np.median(raw)),
@@ -157,6 +154,12 @@ def measure(
         compiled=compiled.fast(),
         shares={name: seconds / work for name, seconds in spent.items()},
     )
+
+
+def _answers(classifier: Classifier, images: ImageSet) -> NDArray[np.int64]:
+    """(N,) the class that the model gives each image."""
+    parts = [images.images[start : start + _AT_ONCE] for start in range(0, len(images), _AT_ONCE)]
+    return np.concatenate([classes_of(classifier(as_unit(part)), classifier.info.output) for part in parts])
 
 
 class _Stage:
@@ -186,16 +189,15 @@ class _Stage:
     def audit(self, rows: int) -> Turn:
         """Attack the images, `rows` a call to the classifier."""
         clock = Clock()
-        queries = excluded = 0
+        queries = 0
         started = time.perf_counter()
         found = iter_adversarials(
             self.classifier, self.images.images, self.images.labels, self.settings, batch=rows, clock=clock
         )
         for _, result in found:
             queries += result.queries
-            excluded += result.verdict is Verdict.EXCLUDED
         seconds = time.perf_counter() - started
-        return Turn(queries, excluded, seconds, clock, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+        return Turn(queries, seconds, clock, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 
 
 class _Crew(Protocol):
