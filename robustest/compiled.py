@@ -39,6 +39,7 @@ class _Gate:
 
 _gate = _Gate()
 _loops: list[Callable[..., Any]] = []  # all that were marked, not yet handed to numba
+_preparations: list[Callable[[], None]] = []  # that import what some of them use
 _kernels: list[Any] = []  # numba's
 
 
@@ -47,6 +48,15 @@ def compiled(function: Function) -> Function:
     if _gate.open:
         return cast("Function", _kernel_of(function))
     _loops.append(function)
+    return function
+
+
+def prepares(function: Callable[[], None]) -> Callable[[], None]:
+    """Mark what must be done before a module's inner loops are compiled: to import what they use, which takes long."""
+    if _gate.open:
+        function()
+    else:
+        _preparations.append(function)
     return function
 
 
@@ -90,6 +100,9 @@ def installed() -> bool:
 
 def _bind() -> None:
     """Put numba's functions in the place of those that were marked; each is compiled, or read from cache, at its first call."""
+    for prepare in _preparations:
+        prepare()
+    _preparations.clear()
     for function in _loops:
         setattr(sys.modules[function.__module__], function.__name__, _kernel_of(function))
     _loops.clear()

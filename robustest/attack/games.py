@@ -10,7 +10,7 @@ import numpy as np
 from robustest.attack.memory import Memories, Memory
 from robustest.attack.record import Record
 from robustest.attack.shrink import shrink
-from robustest.attack.task import Search, Strategy, Task
+from robustest.attack.task import Question, Search, Strategy, Task
 from robustest.randomness import stream
 from robustest.results import Edits, Margins
 
@@ -43,7 +43,8 @@ class Game:
         self.record = Record(job.task.image.reshape(-1, channels), settings.norm, settings.queries, memory)
         self.search: Search | None = None
         self.task = job.task
-        self.question = Edits(_EMPTY.pixels, np.zeros((0, channels), np.float32), _EMPTY.offsets)
+        job.task.notes.together = True
+        self.question: Question = Edits(_EMPTY.pixels, np.zeros((0, channels), np.float32), _EMPTY.offsets)
         self.shrinking = False
         self.stale = 0
         self.seconds = 0.0
@@ -57,7 +58,10 @@ class Game:
         self.stale = 0 if unknown else self.stale + 1
 
     def advance(self, margins: Margins) -> bool:
-        """Send the answer on and take the next question; False when the game is over."""
+        """Send the answer on and take the next question; False when the game is over.
+
+        Where the question is turns with others, what they ask must be found next, and `goes_on` be asked then.
+        """
         started = time.perf_counter()
         try:
             return self._next(margins)
@@ -89,6 +93,10 @@ class Game:
                 self.question = self.search.send(margins)
         except StopIteration:
             return (not self.shrinking or self.record.unchecked() > 0) and self._shrink()
+        return not isinstance(self.question, Edits) or self.goes_on()
+
+    def goes_on(self) -> bool:
+        """False when the game is over though there is a question; the question is another where it must be checked now."""
         if not self.shrinking and self._must_check():
             return self._shrink()
         return self.record.left > 0 and self.stale < _STALE_QUESTIONS

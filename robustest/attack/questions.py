@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from robustest.attack import kernels
+from robustest.attack import kernels, together
 from robustest.attack.games import Game
 from robustest.attack.memory import Keys, Memories
 from robustest.attack.record import rounded_to_eight_bit, state_keys
@@ -71,7 +71,7 @@ class Asked:
 
 def ask(games: list[Game], memories: Memories, scorer: Scorer) -> Asked:
     """Merge the questions of a group, leave out what is remembered or beyond the budget, and send the rest."""
-    merged = Edits.joined([game.question for game in games])
+    games, merged = together.joined(games)
     if all(game.task.eight_bit for game in games):
         merged = replace(merged, values=rounded_to_eight_bit(merged.values))
     keys = state_keys(merged)
@@ -130,18 +130,23 @@ def answer(
     firsts, rows_of, began = bounds.tolist(), asked.bounds.tolist(), sum([game.seconds for game in games])
     going: list[Game] = []
     finished: list[Game] = []
+    turning: list[tuple[Game, int]] = []
     for number, game in enumerate(games):
         start, stop = firsts[number], firsts[number + 1]
         if stop > start:
             game.record.learn(asked.sent, start, margins[start:stop], lowest[number])
-        own = slice(rows_of[number], rows_of[number + 1])
-        game.task.notes.scores = None if heard is None else heard[own]
         # A state beyond the budget ends the game, unless it was asked twice and so is known by now.
+        own = slice(rows_of[number], rows_of[number + 1])
         answered = number not in cut or not game.record.memory.find(asked.keys[own], known[own])
+        if answered and not isinstance(game.question, Edits):
+            turning.append((game, rows_of[number]))
+            continue
+        game.task.notes.scores = None if heard is None else heard[own]
         goes_on = False
         if game.search is not None or game.attackable():
             goes_on = answered and game.advance(known[own])
         (going if goes_on else finished).append(game)
+    together.heed(turning, known, heard, going, finished)
     return going, finished, sum([game.seconds for game in games]) - began
 
 

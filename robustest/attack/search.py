@@ -35,14 +35,14 @@ from robustest.attack.search_states import (
     without_each,
 )
 from robustest.attack.search_tuning import Tuning
-from robustest.attack.task import Search, Task
+from robustest.attack.task import Question, Search, Task
 from robustest.compiled import fast
 from robustest.results import Edits, Margins, SaliencyChange
 from robustest.saliency.features import detect_features
 from robustest.saliency.mixture import mixture
 
 Asking = Generator[Edits, Margins, Margins]
-Playing = Generator[Edits, Margins, None]
+Playing = Generator[Question, Margins, None]
 Growing = Generator[Edits, Margins, tuple[State, float] | None]
 
 _FLAT = 3  # questions in a row that told nothing, because the scores are saturated: another way must be found

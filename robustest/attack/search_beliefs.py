@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robustest.attack import draws, search_kernels, search_turn_kernels
+from robustest.attack.addresses import address_of
 from robustest.attack.search_grid import PERIOD, grid_of
 from robustest.attack.search_palette import SEEN, Palette
 from robustest.compiled import fast
@@ -71,7 +72,7 @@ class Beliefs:
         self._gray = np.zeros((0, 0), np.float32)  # of one channel: which way each edit changes it, kept
         if palette.base.shape[1] == 1:
             self._gray = self._directions(np.arange(colours)[:, None], np.arange(self.cells), 0)
-        self._floor = np.float32(colour_floor)
+        self.floor = np.float32(colour_floor)
         self.allowed: NDArray[np.bool_] = self.size > 0
         self.mean: Floats = np.where(self.allowed, np.float32(0), NEVER)
         self.deviation: Floats = self.size.copy()  # in units of `scale`, so that nothing need be known of the margins
@@ -86,6 +87,7 @@ class Beliefs:
         self.pool = rng.standard_normal(_POOL + colours * self.cells, dtype=np.float32)
         np.abs(self.pool, out=self.pool)
         self.tally = np.zeros(2)  # the sum of what was not foreseen, squared and relative, and of how many edits
+        self._places: tuple[Floats, Ints] | None = None
 
     def anew(self) -> Beliefs:
         """The same image with nothing learned of its edits but which phases of the grid matter."""
@@ -95,7 +97,55 @@ class Beliefs:
         other._told, other._heard = np.zeros_like(self._told), np.zeros_like(self._heard)
         other._energy, other._expected = self._energy.copy(), self._expected.copy()
         other.tally = np.zeros(2)
+        other._places = None
         return other
+
+    def places(self) -> Ints:
+        """Where these arrays lie, in the order of `search_desks`, from `WORDS` to `STEPS`."""
+        if self._places is None or self._places[0] is not self.size:
+            assert self.words is not None
+            arrays = (
+                *self.words,
+                self.pool,
+                self.mean,
+                self.deviation,
+                self.size,
+                self._norm,
+                self._gray,
+                self.tally,
+                self._told,
+                self._heard,
+                self._region,
+                self.allowed,
+                self.palette.colours,
+                self.palette.base,
+                self.pixel_of_cell,
+                self.grid.offsets,
+                self.grid.near,
+                self.grid.around,
+                self.grid.steps,
+            )
+            self._places = self.size, np.array([address_of(array) for array in arrays])
+        return self._places[1]
+
+    def sizes(self) -> tuple[int, ...]:
+        """Their sizes, in the order of `search_desks`, from `POOLED` to `STRIDES`."""
+        grid, base = self.grid, self.palette.base
+        return (
+            len(self.pool),
+            self.colours,
+            self.cells,
+            base.shape[1],
+            self.palette.colours.shape[1],
+            len(base),
+            len(self._gray),
+            self._regions,
+            grid.across,
+            len(grid.offsets),
+            grid.middle,
+            len(grid.around),
+            len(grid.steps),
+        )
 
     @property
     def scale(self) -> float:
@@ -136,7 +186,7 @@ class Beliefs:
         self.tally += (surprise**2 / total).sum(), len(drops)
         around = cells[:, None] + self.grid.offsets
         angles = self._cosines(around, cells, colours)
-        correlation = self.grid.near * (self._floor + (1 - self._floor) * np.maximum(angles, 0))
+        correlation = self.grid.near * (self.floor + (1 - self.floor) * np.maximum(angles, 0))
         # What is known of an edit, or of the one beside it, is its own and not shared: the posterior correlation is lower.
         known = self.deviation[:, around] / np.maximum(self.size[:, around], np.float32(1e-9))
         correlation *= known * (own / np.maximum(size, 1e-9)).astype(np.float32)[:, None]
@@ -171,7 +221,7 @@ class Beliefs:
             self.pixel_of_cell,
             self.grid.offsets,
             self.grid.near,
-            self._floor,
+            self.floor,
             self.grid.middle,
             self._told,
             self._heard,

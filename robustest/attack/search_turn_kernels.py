@@ -48,20 +48,6 @@ def reluctance(need: Doubles, tally: Doubles, stalled: int, out: Doubles) -> Non
 
 
 @compiled
-def gathered(
-    pixel_of_cell: Ints, table: Floats, count: int, cells: Ints, colours: Ints, pixels: Ints, values: Floats
-) -> None:
-    """`search_states.pixels_and_values` of the first so many states of (N, k), written to pixels (N, k), values (N, k, C)."""
-    for state in range(count):
-        for edit in range(cells.shape[1]):
-            pixel = pixel_of_cell[cells[state, edit]]
-            pixels[state, edit] = pixel
-            row = pixel if table.shape[1] > 1 else 0
-            for channel in range(table.shape[2]):
-                values[state, edit, channel] = table[colours[state, edit], row, channel]
-
-
-@compiled
 def learn(
     cells: Ints,
     colours: Ints,
@@ -96,7 +82,6 @@ def heed_swaps(
     state: Ints,
     need: Doubles,
     numbers: Doubles,
-    out: Doubles,
     table: Ints,
     numbered: Ints,
     rows: Doubles,
@@ -112,7 +97,7 @@ def heed_swaps(
         warmth, jump: how much worse a swap may be, in units of the beliefs' scale, and a draw to multiply it. stalled: turns without progress.
         found, cells, colours, added (2, ...), places, single, keys: what `propose_swaps` wrote.
         state: (2, k) cells and colours of the state, changed in place. need: (k,) and so is this.
-        numbers: margin of the state, and the lowest so far; changed in place. out: see `reluctance`.
+        numbers: margin of the state, and the lowest so far; changed in place.
         table, numbered, rows, count: see `note`. tally: see `Beliefs`. noise, learning: see `learn`.
 
     Returns:
@@ -144,7 +129,6 @@ def heed_swaps(
         numbers[0] = weighed[place]
     if numbers[0] < numbers[1]:
         stalled, numbers[1] = 0, numbers[0]
-    reluctance(need, tally, stalled, out)
     return new, flip, stalled
 
 

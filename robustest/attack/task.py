@@ -7,8 +7,9 @@ close the generator at any yield. A search draws only from the `rng` it is given
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,10 +26,12 @@ class Notes:
     scores: (N, K) float64 of the N images just answered, logits or logarithms of probabilities, NaN where an image was
         remembered and not scored again; None where the classifier gives the label alone. Before the search begins: (1, K)
         of the unchanged image.
+    together: the driver takes `Turns` for an answer.
     """
 
     saliency: Callable[[], SaliencyChange] | None = None
     scores: NDArray[np.float64] | None = None
+    together: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,5 +61,31 @@ class Task:
         return self.settings.queries - 1
 
 
-Search = Generator[Edits, Margins, None]
+class Turns(Protocol):
+    """Several questions in a row that compiled code finds, for many games in one call.
+
+    A search may yield it in place of `Edits`, where its driver knows of them (`Notes.together`), and is sent on when they
+    are over, with margins that mean nothing. The static methods take turns of one class, each of a game of its own.
+    """
+
+    def __len__(self) -> int:
+        """How many states are asked about next."""
+
+    @staticmethod
+    def propose(turns: Sequence[Any], /) -> list[int]:
+        """Find what each asks next; how many states, 0 where it is over."""
+
+    @staticmethod
+    def edits(turns: Sequence[Any], /) -> Edits:
+        """What they ask, one after the other."""
+
+    @staticmethod
+    def heed(
+        turns: Sequence[Any], margins: Margins, starts: NDArray[np.int64], scores: NDArray[np.float64] | None, /
+    ) -> list[bool]:
+        """Take in the answers, of each game from `starts` (G,) on; which of them go on. scores: see `Notes.scores`."""
+
+
+Question = Edits | Turns
+Search = Generator[Question, Margins, None]
 Strategy = Callable[[Task, np.random.Generator], Search]

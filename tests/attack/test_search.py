@@ -174,6 +174,7 @@ def test_states_hold_a_pixel_once_and_never_a_colour_that_is_no_change() -> None
     question = next(search)
     asked = 0
     while asked < 2000:
+        assert isinstance(question, Edits)  # nobody said that this driver takes `Turns`
         asked += len(question)
         for index in range(len(question)):
             state = question.one(index)

@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from robustest import compiled
-from robustest.attack import draws, search_swap_kernels, search_turn_kernels
+from robustest.attack import addresses, draws, driver, search_desks, search_turn_kernels
+from robustest.attack import questions as questions_of_a_group
 from robustest.attack.find import iter_adversarials
+from robustest.attack.questions import Asked
 from robustest.attack.search import game_search
 from robustest.attack.task import Search, Task
 from robustest.classifiers import load_classifier
@@ -43,8 +45,10 @@ def network(shape: tuple[int, int, int], classes: int) -> Callable[[NDArray[np.f
     return score
 
 
-def questions(shape: tuple[int, int, int], *, fast: bool, queries: int) -> list[bytes]:
-    """All that six games asked and were answered, and the draw that would have been next."""
+def questions(
+    monkeypatch: pytest.MonkeyPatch, shape: tuple[int, int, int], *, fast: bool, queries: int, games: int | None = None
+) -> list[bytes]:
+    """All that six games asked, the queries they spent until then, and the draw that would have been next."""
     compiled.use(fast)
     rng = np.random.default_rng(3)
     images = rng.integers(0, 256, (6, *shape)).astype(np.uint8)
@@ -52,58 +56,74 @@ def questions(shape: tuple[int, int, int], *, fast: bool, queries: int) -> list[
     labels = np.argmax(classifier(images.astype(np.float32) / 255), axis=1)
     told: dict[bytes, list[bytes]] = {}
 
-    def search(task: Task, rng: np.random.Generator) -> Search:
-        own = told.setdefault(task.image.tobytes(), [])
-        play = game_search(task, rng)
-        try:
-            question = next(play)
-            while True:
-                own += [question.pixels.tobytes(), question.values.tobytes(), question.offsets.tobytes()]
-                margins = yield question
-                own.append(margins.tobytes())
-                question = play.send(margins)
-        except StopIteration:
-            return
-        finally:
-            own.append(rng.random(2).tobytes())
+    def ask(*arguments: Any) -> Asked:
+        asked = questions_of_a_group.ask(*arguments)
+        for number, game in enumerate(asked.games):
+            own = told.setdefault(game.task.image.tobytes(), [])
+            own.append(asked.keys[asked.bounds[number] : asked.bounds[number + 1]].tobytes())
+            own.append(str((game.record.queries, game.record.remembered)).encode())
+        return asked
 
-    list(iter_adversarials(classifier, images, labels, AttackSettings(queries=queries), strategy=search))
+    def search(task: Task, rng: np.random.Generator) -> Search:
+        try:
+            yield from game_search(task, rng)
+        finally:
+            told[task.image.tobytes()].append(rng.random(2).tobytes())
+
+    monkeypatch.setattr(driver, "ask", ask)
+    settings = AttackSettings(queries=queries)
+    list(iter_adversarials(classifier, images, labels, settings, strategy=search, games=games))
     return [part for key in sorted(told) for part in told[key]]
 
 
 @pytest.mark.parametrize("shape", [(8, 8, 1), (16, 15, 3)])
-def test_every_question_is_the_same(shape: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch) -> None:
-    wanted = questions(shape, fast=False, queries=500)
+@pytest.mark.parametrize("games", [None, 1])
+def test_every_question_is_the_same(
+    shape: tuple[int, int, int], games: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = questions(monkeypatch, shape, fast=False, queries=500)
     compiled.use(True)
-    heed: Any = search_turn_kernels.heed_swaps
+    heed: Any = search_desks.heed
     aims: list[int] = []
 
     def counted(*args: Any) -> Any:
-        aims.append(args[4])
+        aims.extend(addresses.ints_at(address, search_desks.FIELDS)[search_desks.AIM] for address in args[0])
         return heed(*args)
 
-    monkeypatch.setattr(search_turn_kernels, "heed_swaps", counted)
-    assert questions(shape, fast=True, queries=500) == wanted
+    monkeypatch.setattr(search_desks, "heed", counted)
+    assert questions(monkeypatch, shape, fast=True, queries=500, games=games) == wanted
     assert len(aims) > 20  # it was these turns that asked
     assert {aim >= 0 for aim in aims} == {False, True}  # for the nearest class, and for a rival
 
 
 def test_where_scores_are_equal_numpy_puts_them_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if all of them always were: nothing but the place of the noise is drawn in compiled code then."""
-    wanted = questions((8, 8, 1), fast=False, queries=300)
+    wanted = questions(monkeypatch, (8, 8, 1), fast=False, queries=300)
     compiled.use(True)
-    propose: Any = search_swap_kernels.propose_swaps
+    propose: Any = search_desks.propose
 
-    def ties(*args: Any) -> tuple[int, int]:
-        words, rest, pool, _, mean = args[:5]
-        kept = words.copy(), rest.copy()
-        _, start = propose(*args)
-        words[:], rest[:] = kept
-        assert draws.below(words, rest, len(pool) - mean.size) == start
-        return search_turn_kernels.TIES, start
+    def ties(addresses_of_desks: NDArray[np.int64], *args: Any) -> NDArray[np.int64]:
+        desks = [addresses.ints_at(address, search_desks.FIELDS) for address in addresses_of_desks]
+        kept = [(desk.copy(), *(words.copy() for words in _words_of(desk))) for desk in desks]
+        told: NDArray[np.int64] = propose(addresses_of_desks, *args)
+        for desk, (before, state, rest) in zip(desks, kept, strict=True):
+            if desk[search_desks.NEXT] != search_desks.CROWDED:
+                words, half = _words_of(desk)
+                start = desk[search_desks.START]
+                words[:], half[:], desk[:] = state, rest, before
+                below = int(desk[search_desks.POOLED] - desk[search_desks.KINDS] * desk[search_desks.WIDTH])
+                assert draws.below(words, half, below) == start
+                desk[search_desks.START] = start
+        told[0] = 0
+        told[1, told[1] != search_desks.CROWDED] = search_desks.TIED
+        return told
 
-    monkeypatch.setattr(search_swap_kernels, "propose_swaps", ties)
-    assert questions((8, 8, 1), fast=True, queries=300) == wanted
+    monkeypatch.setattr(search_desks, "propose", ties)
+    assert questions(monkeypatch, (8, 8, 1), fast=True, queries=300) == wanted
+
+
+def _words_of(desk: NDArray[np.int64]) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
+    return addresses.words_at(desk[search_desks.WORDS], 4), addresses.words_at(desk[search_desks.REST], 2)
 
 
 @given(numbers=st.lists(st.floats(-1e6, 1e6, width=32), min_size=0, max_size=128), kind=st.sampled_from(["f4", "f8"]))

@@ -1,0 +1,220 @@
+"""A game's desk: where all lies that compiled code needs of it, so that one call takes the turns of many games.
+
+A desk is one array of whole numbers: first the addresses of arrays, then their sizes, then what changes from turn to turn.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from robustest.attack import addresses, search_swap_kernels, search_turn_kernels
+from robustest.attack.search_kernels import Doubles, Floats, Ints, Masks
+from robustest.compiled import compiled
+
+# Addresses: of draws; of beliefs; of the image's grid; of the states asked; of the turns.
+WORDS, REST, POOL = range(3)
+MEAN, DEVIATION, SIZE, NORM, GRAY, TALLY, TOLD, HEARD, REGION, ALLOWED, COLOURS, BASE = range(3, 15)
+PIXELS, OFFSETS, NEAR, AROUND, STEPS = range(15, 20)
+TABLE, NUMBERED, ROWS, CLASSES = range(20, 24)
+STATE, NEED, NUMBERS, SWAPS, SHADES, ADDED, PLACES, SINGLE, KEYS = range(24, 33)
+# Sizes: of the pool; colours, cells, channels, pixels that have colours of their own, regions; of the grid; of the table; of the turns.
+POOLED, KINDS, WIDTH, CHANNELS, OWN, IMAGE, GRAYS, REGIONS, ACROSS, LEARNED, MIDDLE, NEARBY, STRIDES = range(33, 46)
+ROOM, ENTRIES, RIVALS, EDITS, BATCH = range(46, 51)
+# What changes: states asked about, and room for their rows; queries left, and at which it is over; the rival aimed at and the
+# label; turns without progress; states found and where the noise began; the first that flips; what comes next.
+COUNT, LEFT, STOP, AIM, LABEL, STALLED, FOUND, START, FLIP, NEXT = range(51, 61)
+FIELDS = 61
+
+SWAP, CROWDED, TIED, MEASURE, OVER = range(5)  # `NEXT`: to swap on; room in the table or an order is needed first; ...
+
+
+@compiled
+def reluctances(desks: Ints, out: Doubles) -> None:
+    """The logarithms of how likely each edit of each game's state is to leave it, one game after the other."""
+    first = 0
+    for game in range(len(desks)):
+        desk = addresses.ints_at(desks[game], FIELDS)
+        last = first + desk[EDITS]
+        tally, need = addresses.doubles_at(desk[TALLY], 2), addresses.doubles_at(desk[NEED], desk[EDITS])
+        search_turn_kernels.reluctance(need, tally, desk[STALLED], out[first:last])
+        first = last
+
+
+@compiled
+def propose(desks: Ints, likely: Doubles, optimism: float, despair: int, shares: Doubles, limits: Floats) -> Ints:
+    """Find what each game asks next.
+
+    Args:
+        likely: how likely each edit of each state is to leave it, one game after the other.
+        despair: turns without progress at most. optimism, shares, limits: see `propose_swaps`.
+
+    Returns:
+        (2, G) how many states were found, and `NEXT`.
+    """
+    told = np.empty((2, len(desks)), np.int64)
+    first = 0
+    for game in range(len(desks)):
+        desk = addresses.ints_at(desks[game], FIELDS)
+        size, kinds, width = desk[EDITS], desk[KINDS], desk[WIDTH]
+        weight = likely[first : first + size]
+        first += size
+        wanted = min(desk[BATCH], desk[LEFT] - desk[STOP])
+        found, following = 0, SWAP
+        if 2 * (desk[COUNT] + wanted) > desk[ROOM]:
+            following = CROWDED
+        else:
+            found, desk[START] = search_swap_kernels.propose_swaps(
+                addresses.words_at(desk[WORDS], 4),
+                addresses.words_at(desk[REST], 2),
+                addresses.float_rows_at(desk[POOL], 1, desk[POOLED])[0],
+                optimism,
+                addresses.float_rows_at(desk[MEAN], kinds, width),
+                addresses.float_rows_at(desk[DEVIATION], kinds, width),
+                addresses.doubles_at(desk[TALLY], 2),
+                2 * desk[BATCH],
+                addresses.int_rows_at(desk[STATE], 2, size),
+                weight,
+                addresses.ints_at(desk[AROUND], desk[NEARBY]),
+                addresses.ints_at(desk[STEPS], desk[STRIDES]),
+                desk[ACROSS],
+                addresses.mask_rows_at(desk[ALLOWED], kinds, width),
+                shares,
+                limits,
+                addresses.ints_at(desk[TABLE], desk[ROOM]),
+                wanted,
+                *_found_on(desk),
+            )
+            if found < 0:
+                found, following = 0, TIED
+            else:
+                desk[STALLED] += 1
+                if found == 0 and desk[STALLED] >= despair:
+                    following = OVER
+        desk[FOUND], desk[NEXT] = found, following
+        told[0, game], told[1, game] = found, following
+    return told
+
+
+@compiled
+def _found_on(desk: Ints) -> tuple[Ints, Ints, Ints, Ints, Masks, Ints]:
+    """What `propose_swaps` writes to."""
+    most, size = 2 * desk[BATCH], desk[EDITS]
+    return (
+        addresses.int_rows_at(desk[SWAPS], most, size),
+        addresses.int_rows_at(desk[SHADES], most, size),
+        addresses.int_rows_at(desk[ADDED], 2, most),
+        addresses.ints_at(desk[PLACES], most),
+        addresses.mask_rows_at(desk[SINGLE], 1, most)[0],
+        addresses.ints_at(desk[KEYS], most),
+    )
+
+
+@compiled
+def gather(desks: Ints, channels: int) -> tuple[Ints, Floats, Ints]:
+    """The states that were found, of one game after the other, as `Edits`: pixels, values and offsets."""
+    states, edits = 0, 0
+    for game in range(len(desks)):
+        desk = addresses.ints_at(desks[game], FIELDS)
+        states += desk[FOUND]
+        edits += desk[FOUND] * desk[EDITS]
+    pixels, values = np.empty(edits, np.int64), np.empty((edits, channels), np.float32)
+    offsets = np.zeros(states + 1, np.int64)
+    state, edit = 0, 0
+    for game in range(len(desks)):
+        desk = addresses.ints_at(desks[game], FIELDS)
+        count, size = desk[FOUND], desk[EDITS]
+        cells = addresses.ints_at(desk[SWAPS], count * size)
+        shades = addresses.ints_at(desk[SHADES], count * size)
+        pixel_of_cell, own = addresses.ints_at(desk[PIXELS], desk[WIDTH]), desk[OWN]
+        table = addresses.float_rows_at(desk[COLOURS], desk[KINDS] * own, channels)
+        for place in range(count * size):
+            pixel = pixel_of_cell[cells[place]]
+            pixels[edit] = pixel
+            row = shades[place] * own + (pixel if own > 1 else 0)
+            for channel in range(channels):
+                values[edit, channel] = table[row, channel]
+            edit += 1
+        for _ in range(count):
+            offsets[state + 1] = offsets[state] + size
+            state += 1
+    return pixels, values, offsets
+
+
+@compiled
+def heed(
+    desks: Ints,
+    margins: Doubles,
+    starts: Ints,
+    scores: Doubles,
+    jumps: Doubles,
+    warmth: float,
+    noise: np.float32,
+    seen: np.float32,
+    floor: np.float32,
+    despair: int,
+    patience: int,
+) -> Ints:
+    """Take in the answers to what each game asked, and go on from the best of them where it is good enough.
+
+    Args:
+        margins: (N,) answers, of each game those from `starts` (G,) on. scores: (N, K) or (0, 0), see `search_kernels.note`.
+        jumps: (G,) draws. warmth, noise: see `heed_swaps`. seen, floor: see `search_kernels.learn`.
+        despair: turns without progress at most. patience: after how many of them effects are measured anew.
+
+    Returns:
+        (G,) `NEXT`.
+    """
+    told = np.empty(len(desks), np.int64)
+    for game in range(len(desks)):
+        desk = addresses.ints_at(desks[game], FIELDS)
+        size, found, kinds, width = desk[EDITS], desk[FOUND], desk[KINDS], desk[WIDTH]
+        first, last = starts[game], starts[game] + found
+        numbers = addresses.doubles_at(desk[NUMBERS], 2)
+        tally = addresses.doubles_at(desk[TALLY], 2)
+        new, desk[FLIP], desk[STALLED] = search_turn_kernels.heed_swaps(
+            margins[first:last],
+            scores[first:last],
+            desk[LABEL],
+            addresses.ints_at(desk[CLASSES], desk[RIVALS]),
+            desk[AIM],
+            warmth,
+            jumps[game],
+            desk[STALLED],
+            found,
+            *_found_on(desk),
+            addresses.int_rows_at(desk[STATE], 2, size),
+            addresses.doubles_at(desk[NEED], size),
+            numbers,
+            addresses.ints_at(desk[TABLE], desk[ROOM]),
+            addresses.ints_at(desk[NUMBERED], desk[ROOM]),
+            addresses.double_rows_at(desk[ROWS], desk[ROOM] // 2, desk[RIVALS]),
+            desk[COUNT],
+            tally,
+            noise,
+            (
+                addresses.float_rows_at(desk[MEAN], kinds, width),
+                addresses.float_rows_at(desk[DEVIATION], kinds, width),
+                addresses.float_rows_at(desk[SIZE], kinds, width),
+                addresses.float_rows_at(desk[NORM], kinds, width),
+                addresses.float_rows_at(desk[GRAY], desk[GRAYS], width),
+                addresses.float_blocks_at(desk[COLOURS], kinds, desk[OWN], desk[CHANNELS]),
+                addresses.float_rows_at(desk[BASE], desk[IMAGE], desk[CHANNELS]),
+                seen,
+                addresses.ints_at(desk[PIXELS], width),
+                addresses.ints_at(desk[OFFSETS], desk[LEARNED]),
+                addresses.float_rows_at(desk[NEAR], 1, desk[LEARNED])[0],
+                floor,
+                desk[MIDDLE],
+                addresses.double_rows_at(desk[TOLD], kinds, desk[REGIONS]),
+                addresses.double_rows_at(desk[HEARD], kinds, desk[REGIONS]),
+                addresses.small_ints_at(desk[REGION], width),
+            ),
+        )
+        desk[COUNT] += new
+        desk[LEFT] -= max(new, (found + 3) // 4)
+        going = desk[LEFT] > desk[STOP] and numbers[0] >= 0 and desk[STALLED] < despair
+        desk[NEXT] = SWAP if going else OVER
+        if desk[STALLED] % patience == patience - 1:
+            desk[NEXT] = MEASURE
+        told[game] = desk[NEXT]
+    return told
