@@ -139,6 +139,13 @@ def top(scores: Floats, count: int, avoid: Ints, never: np.float32) -> tuple[int
         scores: (V, cells), `never` written at the cells to avoid. count: wanted, at least 1, and few.
         never: a cell whose best score is no more than half of it is not chosen.
     """
+    found, cells, colours, _ = ranked(scores, count, avoid, never)
+    return found, cells, colours
+
+
+@compiled
+def ranked(scores: Floats, count: int, avoid: Ints, never: np.float32) -> tuple[int, Ints, Ints, Floats]:
+    """As `top`, and (cells,) the best score of each."""
     kinds, width = scores.shape
     for kind in range(kinds):
         for cell in avoid:
@@ -156,7 +163,10 @@ def top(scores: Floats, count: int, avoid: Ints, never: np.float32) -> tuple[int
     least[0] = never / 2
     floor = (np.int64(least.view(np.int32)[0] ^ _REST) << 32) | _LOW
     best = np.full(count + 1, floor)
+    enough = _enough(highest, count + 1, never)
     for cell in range(width):
+        if highest[cell] < enough:
+            continue
         order = np.int64(bits[cell]) if bits[cell] >= 0 else np.int64(bits[cell] ^ _REST)
         packed = (order << 32) | cell
         if packed <= best[count]:
@@ -173,7 +183,7 @@ def top(scores: Floats, count: int, avoid: Ints, never: np.float32) -> tuple[int
     colours = np.empty(count, np.int64)
     for place in range(found - 1):
         if best[place] >> 32 == best[place + 1] >> 32:
-            return -1, cells, colours
+            return -1, cells, colours, highest
     found = min(found, count)
     for place in range(found):
         colour = 0
@@ -181,7 +191,29 @@ def top(scores: Floats, count: int, avoid: Ints, never: np.float32) -> tuple[int
             if scores[kind, cells[place]] > scores[colour, cells[place]]:
                 colour = kind
         colours[place] = colour
-    return found, cells, colours
+    return found, cells, colours, highest
+
+
+@compiled
+def _enough(values: Floats, wanted: int, never: np.float32) -> np.float32:
+    """A number that at least so many of the values reach: the least of as many maxima, each of a part of the values."""
+    parts = wanted + 47  # neighbours, which are high together, are in different parts
+    if len(values) < 2 * parts:
+        return never
+    highest = values[:parts].copy()
+    for first in range(parts, len(values), parts):
+        row = values[first : first + parts]
+        for place in range(len(row)):
+            highest[place] = max(highest[place], row[place])
+    least = highest[0]
+    found = False
+    for place in range(parts):
+        higher = 0
+        for other in range(parts):
+            higher += highest[other] > highest[place]
+        if higher < wanted and (not found or highest[place] < least):
+            least, found = highest[place], True
+    return least
 
 
 @compiled

@@ -25,23 +25,35 @@ def put_near(
     words: Words,
     rest: Words,
     scores: Floats,
+    highest: Floats,
     anchor: int,
     around: Ints,
     limits: Floats,
     row: int,
     cells: Ints,
     colours: Ints,
+    drawn: Ints,
 ) -> None:
-    """Write the best edit near a cell, of a draw of its neighbours, to `cells[row]` and `colours[row]`; nothing if none was drawn."""
-    best = limits[2]
+    """Write the best edit near a cell, of a draw of its neighbours, to `cells[row]` and `colours[row]`; nothing if none was drawn.
+
+    highest: (cells,) the best of `scores` (V, cells). drawn: (K + 1,) is written to.
+    """
+    some = 0
     for step in range(len(around)):
-        if not draws.small_unit(words, rest) < limits[0]:
-            continue
-        cell = anchor + around[step]
-        for colour in range(scores.shape[0]):
-            if scores[colour, cell] > best:
-                best = scores[colour, cell]
-                cells[row], colours[row] = cell, colour
+        # No branch: which way it goes is drawn, and a wrong guess takes longer than all else here.
+        drawn[some] = anchor + around[step]
+        some += draws.small_unit(words, rest) < limits[0]
+    best, found = limits[2], -1
+    for place in range(some):
+        cell = drawn[place]
+        if highest[np.uint64(cell)] > best:
+            best, found = highest[np.uint64(cell)], cell
+    if found >= 0:
+        colour = 0
+        for kind in range(1, scores.shape[0]):
+            if scores[kind, found] > scores[colour, found]:
+                colour = kind
+        cells[row], colours[row] = found, colour
 
 
 @compiled
@@ -99,7 +111,7 @@ def propose_swaps(
         for colour in range(kinds):
             own[colour, place] = scores[colour, state_cells[place]]
         own[state_colours[place], place] = worst
-    count, best_cells, best_colours = search_kernels.top(scores, count, state_cells, never)
+    count, best_cells, best_colours, highest = search_kernels.ranked(scores, count, state_cells, never)
     if count <= 0:
         return count, start
     added_cells, added_colours = added[0], added[1]
@@ -123,10 +135,11 @@ def propose_swaps(
         anchors[row] = draws.below(words, rest, size)
         if kind[row] < moving:
             places[row] = anchors[row]
+    drawn = np.empty(len(around) + 1, np.int64)
     for row in range(count):
         if kind[row] < joining:
             anchor = state_cells[anchors[row]]
-            put_near(words, rest, scores, anchor, around, limits, row, added_cells, added_colours)
+            put_near(words, rest, scores, highest, anchor, around, limits, row, added_cells, added_colours, drawn)
     if kinds > 2:
         again = np.empty(count, np.int64)
         some = 0

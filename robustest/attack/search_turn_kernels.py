@@ -247,7 +247,7 @@ def climbs(
     """
     size = len(state_cells)
     start, scores = search_swap_kernels.fresh_scores(words, rest, pool, optimism, mean, deviation, tally)
-    found, best_cells, best_colours = search_kernels.top(scores, leaps[-1], state_cells, limits[3])
+    found, best_cells, best_colours, highest = search_kernels.ranked(scores, leaps[-1], state_cells, limits[3])
     if found <= 0:
         return found, start, 0, 0, best_cells, best_cells, best_cells, best_cells, best_cells
     several = 0
@@ -259,9 +259,10 @@ def climbs(
     anchors = np.empty(beside, np.int64)
     for row in range(beside):
         anchors[row] = state_cells[draws.below(words, rest, size)]
+    drawn = np.empty(len(around) + 1, np.int64)
     for row in range(beside):
         search_swap_kernels.put_near(
-            words, rest, scores, anchors[row], around, limits, ones - beside + row, cells, colours
+            words, rest, scores, highest, anchors[row], around, limits, ones - beside + row, cells, colours, drawn
         )
     offsets = np.empty(ones + several + 1, np.int64)
     offsets[0] = 0
