@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from robustest.attack import draws, search_kernels, search_turn_kernels
+from robustest.attack import draws, search_kernels, search_ranking, search_turn_kernels
 from robustest.attack.addresses import address_of
 from robustest.attack.search_grid import PERIOD, grid_of
 from robustest.attack.search_palette import SEEN, Palette
@@ -349,7 +349,7 @@ class Beliefs:
         Fewer where fewer may be changed. `scores` (V, cells) is overwritten at the cells to avoid.
         """
         if fast() and 0 < count <= FEW:
-            found, cells, colours = search_kernels.top(scores, count, _NO_CELLS if avoid is None else avoid, NEVER)
+            found, cells, colours = search_ranking.top(scores, count, _NO_CELLS if avoid is None else avoid, NEVER)
             if found >= 0:  # equal scores are put in order by numpy alone
                 return cells[:found], colours[:found]
         if avoid is not None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from robustest.attack import search_kernels, search_swap_kernels, search_turn_kernels
+from robustest.attack import search_kernels, search_ranking, search_swap_kernels, search_turn_kernels
 from robustest.attack.search_asked import Asked
 from robustest.attack.search_beliefs import FEW, NEVER, Beliefs, Floats
 from robustest.attack.search_states import Batch, Ints, State, with_each
@@ -251,7 +251,7 @@ def _near(scores: Floats, anchors: Ints, beliefs: Beliefs, rng: np.random.Genera
     """A good edit next to each of the cells where there is one: (rows, cells, colours)."""
     draws = rng.random((len(anchors), len(beliefs.grid.around)), dtype=np.float32)
     if fast():
-        found, near, cells, colours = search_kernels.near(
+        found, near, cells, colours = search_ranking.near(
             scores, anchors, beliefs.grid.around, draws, _THINNING, _WORST
         )
         return near[:found], cells[:found], colours[:found]

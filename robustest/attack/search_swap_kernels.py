@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from robustest.attack import draws, search_kernels
+from robustest.attack import draws, search_kernels, search_ranking
 from robustest.attack.draws import Words
 from robustest.attack.search_kernels import Doubles, Floats, Ints, Masks
 from robustest.compiled import compiled
@@ -111,7 +111,7 @@ def propose_swaps(
         for colour in range(kinds):
             own[colour, place] = scores[colour, state_cells[place]]
         own[state_colours[place], place] = worst
-    count, best_cells, best_colours, highest = search_kernels.ranked(scores, count, state_cells, never)
+    count, best_cells, best_colours, highest = search_ranking.ranked(scores, count, state_cells, never)
     if count <= 0:
         return count, start
     added_cells, added_colours = added[0], added[1]

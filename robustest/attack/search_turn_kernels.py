@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from robustest.attack import draws, search_kernels, search_swap_kernels
+from robustest.attack import draws, search_kernels, search_ranking, search_swap_kernels
 from robustest.attack.draws import Words
 from robustest.attack.search_kernels import Doubles, Floats, Ints, Masks
 from robustest.compiled import compiled
@@ -151,7 +151,7 @@ def best_singles(
         row, masked = scores[kind], but[kind]
         for cell in range(scores.shape[1]):
             row[cell] = never if masked[cell] else row[cell]
-    found, cells, colours = search_kernels.top(scores, count, np.empty(0, np.int64), never)
+    found, cells, colours = search_ranking.top(scores, count, np.empty(0, np.int64), never)
     return found, start, cells, colours
 
 
@@ -247,7 +247,7 @@ def climbs(
     """
     size = len(state_cells)
     start, scores = search_swap_kernels.fresh_scores(words, rest, pool, optimism, mean, deviation, tally)
-    found, best_cells, best_colours, highest = search_kernels.ranked(scores, leaps[-1], state_cells, limits[3])
+    found, best_cells, best_colours, highest = search_ranking.ranked(scores, leaps[-1], state_cells, limits[3])
     if found <= 0:
         return found, start, 0, 0, best_cells, best_cells, best_cells, best_cells, best_cells
     several = 0

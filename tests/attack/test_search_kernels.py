@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from robustest import compiled
-from robustest.attack import search_kernels, search_states
+from robustest.attack import search_kernels, search_ranking, search_states
 from robustest.attack.find import find_adversarials
 from robustest.attack.search_asked import Asked
 from robustest.attack.search_beliefs import Beliefs
@@ -117,9 +117,9 @@ def test_equal_scores_are_left_to_numpy() -> None:
     scores = np.array([[1, 5, 5, 2], [0, 0, 5, 1]], np.float32)
     never, none = np.float32(-1e30), np.zeros(0, np.int64)
     compiled.use(True)
-    assert search_kernels.top(scores, 2, none, never)[0] == -1
-    assert search_kernels.top(scores, 1, none, never)[0] == -1  # which of them is the one?
-    found, cells, colours = search_kernels.top(scores, 2, np.array([2]), never)
+    assert search_ranking.top(scores, 2, none, never)[0] == -1
+    assert search_ranking.top(scores, 1, none, never)[0] == -1  # which of them is the one?
+    found, cells, colours = search_ranking.top(scores, 2, np.array([2]), never)
     assert (found, cells[:found].tolist(), colours[:found].tolist()) == (2, [1, 3], [0, 0])
 
 
