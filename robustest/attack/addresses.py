@@ -91,6 +91,13 @@ def mask_rows_at(address: int, rows: int, columns: int) -> NDArray[np.bool_]:
 
 
 @compiled
+def bytes_at(address: int, count: int) -> NDArray[np.uint8]:
+    """(count,) at an address."""
+    array: NDArray[np.uint8] = _carray(_pointer(address), count, np.uint8)
+    return array
+
+
+@compiled
 def small_ints_at(address: int, count: int) -> NDArray[np.int32]:
     """(count,) at an address."""
     array: NDArray[np.int32] = _carray(_pointer(address), count, np.int32)

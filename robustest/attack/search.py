@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robustest.attack import search_kernels
+from robustest.attack import search_single_turns as screening
 from robustest.attack import search_turns as swapping
 from robustest.attack.search_asked import Asked
 from robustest.attack.search_beliefs import Beliefs
@@ -27,13 +28,7 @@ from robustest.attack.search_moves import Ahead, climbing_moves, fresh_swaps
 from robustest.attack.search_pace import FIRST_STAGE, no_change, stages, tells_nothing
 from robustest.attack.search_palette import Palette
 from robustest.attack.search_rivals import Rivals
-from robustest.attack.search_states import (
-    Batch,
-    State,
-    pixels_and_values,
-    prefixes,
-    without_each,
-)
+from robustest.attack.search_states import Batch, State, pixels_and_values, prefixes, without_each
 from robustest.attack.search_tuning import Tuning
 from robustest.attack.task import Question, Search, Task
 from robustest.compiled import fast
@@ -46,7 +41,7 @@ Playing = Generator[Question, Margins, None]
 Growing = Generator[Edits, Margins, tuple[State, float] | None]
 
 _FLAT = 3  # questions in a row that told nothing, because the scores are saturated: another way must be found
-_CHECKING = 5  # the share of the queries that may go into checking the last find: one in so many
+_CHECKING = 5  # of so many queries one may go into checking the last find
 _NEAREST = -1  # no rival in particular: whichever is nearest
 
 
@@ -219,6 +214,9 @@ class _Play:
 
     def _singles(self, stop: float) -> Playing:
         """Go on with single edits until no more than `stop` queries are left, or the best is another, and small."""
+        if swapping.together(self):
+            yield from screening.turns(self, stop, tiring=_FLAT if self._far() and not self.large else None)
+            return
         beliefs, tuning = self.beliefs, self.tuning
         best, flat = self.best, 0
         while self.left > stop and (self._far() or self.best is best):

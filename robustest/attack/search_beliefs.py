@@ -26,8 +26,8 @@ from robustest.compiled import fast
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float32]
 
-_REGION_PRIOR = 0.5  # tries of a region whose effects are as those of all: how slowly it is believed to differ
-_COLOUR_PRIOR = 2.0  # the same for a colour
+REGION_PRIOR = 0.5  # tries of a region whose effects are as those of all: how slowly it is believed to differ
+COLOUR_PRIOR = 2.0  # the same for a colour
 NEVER = np.float32(-1e30)
 FEW = 64  # cells wanted, up to which they are kept in order while looking for them
 _NO_CELLS: Ints = np.zeros(0, np.int64)
@@ -87,7 +87,7 @@ class Beliefs:
         self.pool = rng.standard_normal(_POOL + colours * self.cells, dtype=np.float32)
         np.abs(self.pool, out=self.pool)
         self.tally = np.zeros(2)  # the sum of what was not foreseen, squared and relative, and of how many edits
-        self._places: tuple[Floats, Ints] | None = None
+        self._places: tuple[tuple[NDArray[Any], ...], Ints] | None = None
 
     def anew(self) -> Beliefs:
         """The same image with nothing learned of its edits but which phases of the grid matter."""
@@ -100,33 +100,18 @@ class Beliefs:
         other._places = None
         return other
 
-    def places(self) -> Ints:
-        """Where these arrays lie, in the order of `search_desks`, from `WORDS` to `STEPS`."""
-        if self._places is None or self._places[0] is not self.size:
-            assert self.words is not None
-            arrays = (
-                *self.words,
-                self.pool,
-                self.mean,
-                self.deviation,
-                self.size,
-                self._norm,
-                self._gray,
-                self.tally,
-                self._told,
-                self._heard,
-                self._region,
-                self.allowed,
-                self.palette.colours,
-                self.palette.base,
-                self.pixel_of_cell,
-                self.grid.offsets,
-                self.grid.near,
-                self.grid.around,
-                self.grid.steps,
-            )
-            self._places = self.size, np.array([address_of(array) for array in arrays])
-        return self._places[1]
+    def places(self) -> tuple[tuple[NDArray[Any], ...], Ints]:
+        """These arrays in the order of `search_desks`, from `WORDS` to `STEPS`, and where they lie."""
+        assert self.words is not None
+        grid, palette = self.grid, self.palette
+        beliefs = (self.mean, self.deviation, self.size, self._norm, self._gray, self.tally, self._told, self._heard)
+        image = (self._region, self.allowed, palette.colours, palette.base)
+        around = (self.pixel_of_cell, grid.offsets, grid.near, grid.around, grid.steps)
+        arrays = (*self.words, self.pool, *beliefs, *image, *around)
+        known = self._places
+        if known is None or any(one is not other for one, other in zip(known[0], arrays, strict=True)):
+            known = self._places = arrays, np.array([address_of(array) for array in arrays])
+        return known
 
     def sizes(self) -> tuple[int, ...]:
         """Their sizes, in the order of `search_desks`, from `POOLED` to `STRIDES`."""
@@ -246,23 +231,22 @@ class Beliefs:
     def borrow(self) -> None:
         """Spread what the regions have in common to pixels not yet known of, and start to listen anew."""
         told, heard = self._told, self._heard
-        if fast() and self._regions == 1:
-            search_turn_kernels.borrow_of_one(
-                self.mean, self.deviation, self.size, told, heard, _REGION_PRIOR, _COLOUR_PRIOR
-            )
+        if fast():
+            arrays = (self.mean, self.deviation, self.size, told, heard, self._region)
+            search_turn_kernels.borrow(*arrays, REGION_PRIOR, COLOUR_PRIOR)
             return
         whole, weight = told.sum(axis=0), heard.sum(axis=0)
-        by_colour = told.sum(axis=1) / (heard.sum(axis=1) + _COLOUR_PRIOR)
-        common = (told + _REGION_PRIOR * (whole / (weight + _REGION_PRIOR) + by_colour[:, None])) / (
-            heard + _REGION_PRIOR
-        )
-        if fast():
-            search_kernels.spread(self.mean, self.deviation, self.size, common, self._region)
-            told[:] = 0
-            return
+        by_colour = told.sum(axis=1) / (heard.sum(axis=1) + COLOUR_PRIOR)
+        common = (told + REGION_PRIOR * (whole / (weight + REGION_PRIOR) + by_colour[:, None])) / (heard + REGION_PRIOR)
         unknown = np.square(self.deviation / np.maximum(self.size, 1e-9))
         self.mean += (unknown * self.size * common[:, self._region]).astype(np.float32)
         told[:] = 0
+
+    def tuning(self) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.uint8], Floats]:
+        """What `tune` changes besides `deviation` and `size`, of which there is a copy of its own from here on."""
+        self.size = self.size.copy()
+        self._factor = self._factor.copy()
+        return self._energy, self._expected, self.grid.phase, self._factor
 
     def tune(self, cells: Ints, colours: Ints, drops: NDArray[np.float64]) -> None:
         """Learn how much the pixels of each phase of the grid matter: a first layer with a stride looks at some more than at others.

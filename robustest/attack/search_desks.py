@@ -5,6 +5,8 @@ A desk is one array of whole numbers: first the addresses of arrays, then their 
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from robustest.attack import addresses, search_swap_kernels, search_turn_kernels
@@ -23,7 +25,10 @@ ROOM, ENTRIES, RIVALS, EDITS, BATCH = range(46, 51)
 # What changes: states asked about, and room for their rows; queries left, and at which it is over; the rival aimed at and the
 # label; turns without progress; states found and where the noise began; the first that flips; what comes next.
 COUNT, LEFT, STOP, AIM, LABEL, STALLED, FOUND, START, FLIP, NEXT = range(51, 61)
-FIELDS = 61
+# Of single edits: addresses and a size; how many changed nothing, turns in a row of such, whether a flip is the end, and
+# how many of these turns are, 0 for any.
+MARKS, ENERGY, EXPECTED, PHASE, FACTOR, MARGINS, PHASES, FLATS, FLAT, SEEKING, TIRING = range(61, 72)
+FIELDS = 72
 
 SWAP, CROWDED, TIED, MEASURE, OVER = range(5)  # `NEXT`: to swap on; room in the table or an order is needed first; ...
 
@@ -110,6 +115,30 @@ def _found_on(desk: Ints) -> tuple[Ints, Ints, Ints, Ints, Masks, Ints]:
 
 
 @compiled
+def learning_on(desk: Ints, seen: np.float32, floor: np.float32) -> Any:
+    """What `search_kernels.learn` takes from `mean` on; seen, floor: see there."""
+    kinds, width = desk[KINDS], desk[WIDTH]
+    return (
+        addresses.float_rows_at(desk[MEAN], kinds, width),
+        addresses.float_rows_at(desk[DEVIATION], kinds, width),
+        addresses.float_rows_at(desk[SIZE], kinds, width),
+        addresses.float_rows_at(desk[NORM], kinds, width),
+        addresses.float_rows_at(desk[GRAY], desk[GRAYS], width),
+        addresses.float_blocks_at(desk[COLOURS], kinds, desk[OWN], desk[CHANNELS]),
+        addresses.float_rows_at(desk[BASE], desk[IMAGE], desk[CHANNELS]),
+        seen,
+        addresses.ints_at(desk[PIXELS], width),
+        addresses.ints_at(desk[OFFSETS], desk[LEARNED]),
+        addresses.float_rows_at(desk[NEAR], 1, desk[LEARNED])[0],
+        floor,
+        desk[MIDDLE],
+        addresses.double_rows_at(desk[TOLD], kinds, desk[REGIONS]),
+        addresses.double_rows_at(desk[HEARD], kinds, desk[REGIONS]),
+        addresses.small_ints_at(desk[REGION], width),
+    )
+
+
+@compiled
 def gather(desks: Ints, channels: int) -> tuple[Ints, Floats, Ints]:
     """The states that were found, of one game after the other, as `Edits`: pixels, values and offsets."""
     states, edits = 0, 0
@@ -167,7 +196,7 @@ def heed(
     told = np.empty(len(desks), np.int64)
     for game in range(len(desks)):
         desk = addresses.ints_at(desks[game], FIELDS)
-        size, found, kinds, width = desk[EDITS], desk[FOUND], desk[KINDS], desk[WIDTH]
+        size, found = desk[EDITS], desk[FOUND]
         first, last = starts[game], starts[game] + found
         numbers = addresses.doubles_at(desk[NUMBERS], 2)
         tally = addresses.doubles_at(desk[TALLY], 2)
@@ -191,24 +220,7 @@ def heed(
             desk[COUNT],
             tally,
             noise,
-            (
-                addresses.float_rows_at(desk[MEAN], kinds, width),
-                addresses.float_rows_at(desk[DEVIATION], kinds, width),
-                addresses.float_rows_at(desk[SIZE], kinds, width),
-                addresses.float_rows_at(desk[NORM], kinds, width),
-                addresses.float_rows_at(desk[GRAY], desk[GRAYS], width),
-                addresses.float_blocks_at(desk[COLOURS], kinds, desk[OWN], desk[CHANNELS]),
-                addresses.float_rows_at(desk[BASE], desk[IMAGE], desk[CHANNELS]),
-                seen,
-                addresses.ints_at(desk[PIXELS], width),
-                addresses.ints_at(desk[OFFSETS], desk[LEARNED]),
-                addresses.float_rows_at(desk[NEAR], 1, desk[LEARNED])[0],
-                floor,
-                desk[MIDDLE],
-                addresses.double_rows_at(desk[TOLD], kinds, desk[REGIONS]),
-                addresses.double_rows_at(desk[HEARD], kinds, desk[REGIONS]),
-                addresses.small_ints_at(desk[REGION], width),
-            ),
+            learning_on(desk, seen, floor),
         )
         desk[COUNT] += new
         desk[LEFT] -= max(new, (found + 3) // 4)

@@ -9,6 +9,7 @@ import math
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from robustest.attack import draws, search_kernels, search_ranking, search_swap_kernels
 from robustest.attack.draws import Words
@@ -215,6 +216,47 @@ def borrow_of_one(
         for cell in range(mean.shape[1]):
             ratio = deviations[cell] / max(sizes[cell], np.float32(1e-9))
             means[cell] += np.float32(np.float64(ratio * ratio * sizes[cell]) * common)
+    told[:] = 0
+
+
+@compiled
+def summed_in_halves(values: Doubles) -> np.float64:
+    """`np.add.reduce` of any number of them."""
+    if len(values) <= 128:
+        return np.float64(summed(values))
+    half = len(values) // 2
+    half -= half % 8
+    return np.float64(summed_in_halves(values[:half]) + summed_in_halves(values[half:]))
+
+
+@compiled
+def borrow(
+    mean: Floats,
+    deviation: Floats,
+    size: Floats,
+    told: Doubles,
+    heard: Doubles,
+    region: NDArray[np.int32],
+    region_prior: float,
+    colour_prior: float,
+) -> None:
+    """`Beliefs.borrow`; told and heard (V, R)."""
+    kinds, regions = told.shape
+    if regions == 1:
+        borrow_of_one(mean, deviation, size, told, heard, region_prior, colour_prior)
+        return
+    whole, weight = told[0].copy(), heard[0].copy()
+    for kind in range(1, kinds):
+        for place in range(regions):
+            whole[place] += told[kind, place]
+            weight[place] += heard[kind, place]
+    common = np.empty((kinds, regions))
+    for kind in range(kinds):
+        by_colour = summed_in_halves(told[kind]) / (summed_in_halves(heard[kind]) + colour_prior)
+        for place in range(regions):
+            overall = whole[place] / (weight[place] + region_prior) + by_colour
+            common[kind, place] = (told[kind, place] + region_prior * overall) / (heard[kind, place] + region_prior)
+    search_kernels.spread(mean, deviation, size, common, region)
     told[:] = 0
 
 

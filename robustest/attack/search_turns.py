@@ -49,9 +49,14 @@ class Player(Protocol):
 
 
 def ready(player: Player, state: State) -> bool:
-    """True where `turns` can be used: with compiled code, for a state of several edits, that draws from PCG64."""
-    together = fast() and player.notes.together
-    return together and len(state) > 1 and player.beliefs.words is not None and 2 * player.tuning.batch <= FEW
+    """True where `turns` can be used: for a state of several edits."""
+    return together(player) and len(state) > 1
+
+
+def together(player: Player) -> bool:
+    """True where turns can be taken with other games: with compiled code, and draws from PCG64."""
+    told = fast() and player.notes.together
+    return told and player.beliefs.words is not None and 2 * player.tuning.batch <= FEW
 
 
 def turns(player: Player, current: State, margin: float, need: Margins) -> Playing:
@@ -61,7 +66,8 @@ def turns(player: Player, current: State, margin: float, need: Margins) -> Playi
     swapping = SwapTurns(player, current, margin, need)
     while True:
         yield swapping
-        if not swapping.hand_back():
+        swapping.hand_back()
+        if not swapping.measuring:
             return
         need = yield from player.needs(*swapping.reached)
         player.beliefs.forget(0.7)
@@ -70,7 +76,71 @@ def turns(player: Player, current: State, margin: float, need: Margins) -> Playi
             return
 
 
-class SwapTurns:
+class Desk:
+    """A game's desk, as long as its turns are taken by compiled code: see `search_desks`.
+
+    It holds every array whose address stands on it; where they lie is looked up anew whenever turns of other kinds were
+    taken in between, which may have put other arrays in their place.
+
+    Args:
+        player: whose it is. state: (2, k) cells and colours that the turns begin with. need, numbers: (k,) and any number.
+    """
+
+    def __init__(self, player: Player, state: Ints, need: Margins, numbers: Margins) -> None:
+        self.player, self.beliefs = player, player.beliefs
+        self.found = found = Found(2 * player.tuning.batch, state.shape[1])
+        self.state, self.need, self.numbers = state, need, numbers
+        self.desk = desk = np.zeros(desks.FIELDS, np.int64)
+        self.address = address_of(desk)
+        desk[desks.CLASSES : desks.POOLED] = [
+            address_of(array) for array in (player.asked.classes, state, need, numbers, *found.arrays)
+        ]
+        desk[desks.POOLED : desks.ROOM] = self.beliefs.sizes()
+        desk[desks.RIVALS : desks.COUNT] = len(player.asked.classes), state.shape[1], player.tuning.batch
+        desk[desks.AIM], desk[desks.LABEL] = player.aim, player.asked.label
+        desk[desks.FLIP] = -1
+
+    def __len__(self) -> int:
+        return int(self.desk[desks.FOUND])
+
+    def take_up(self, stop: int) -> None:
+        """Write down where everything lies, and how many queries are left, the last so many of which are not spent."""
+        self._believed, self.desk[: desks.TABLE] = self.beliefs.places()
+        self.desk[desks.LEFT], self.desk[desks.STOP] = self.player.left, stop
+        self.make_room()
+
+    def make_room(self) -> None:
+        """Have room for one more question in the table of what was asked, and write down where it lies."""
+        asked = self.player.asked
+        self._table = asked.table(self.player.tuning.batch)
+        self.desk[desks.TABLE : desks.CLASSES] = [address_of(array) for array in self._table]
+        self.desk[desks.ROOM], self.desk[desks.COUNT] = len(self._table[0]), len(asked)
+
+    def hand_back(self) -> None:
+        """Tell the player what was asked and what came of it."""
+        player, desk = self.player, self.desk
+        self.count_asked()
+        player.left = int(desk[desks.LEFT])
+        flip, size = int(desk[desks.FLIP]), self.state.shape[1]
+        if flip >= 0 and (player.best is None or size < len(player.best)):
+            player.best = State(self.found.cells[flip].copy(), self.found.colours[flip].copy())
+
+    def count_asked(self) -> None:
+        """Tell the table how many states were added to it."""
+        self.player.asked.grew(int(self.desk[desks.COUNT]) - len(self.player.asked))
+
+
+def addresses_of(turns: Sequence[Desk]) -> Ints:
+    """(G,) where the desks lie."""
+    return np.array([one.address for one in turns])
+
+
+def edits_of(turns: Sequence[Desk]) -> Edits:
+    """What was found on the desks, one after the other."""
+    return Edits(*desks.gather(addresses_of(turns), turns[0].beliefs.palette.base.shape[1]))
+
+
+class SwapTurns(Desk):
     """One game's swaps of a state's edits, in compiled code with those of other games.
 
     Args:
@@ -78,78 +148,45 @@ class SwapTurns:
     """
 
     def __init__(self, player: Player, current: State, margin: float, need: Margins) -> None:
-        self._player, self._beliefs = player, player.beliefs
-        beliefs, tuning, size = player.beliefs, player.tuning, len(current)
-        self._found = found = Found(2 * tuning.batch, size)
-        self._state, self._need = np.stack([current.cells, current.colours]), need.copy()
-        self._numbers = np.array([margin, margin])
-        self.desk = np.empty(desks.FIELDS, np.int64)
-        self.address = address_of(self.desk)
-        self.desk[: desks.TABLE] = beliefs.places()
-        self.desk[desks.CLASSES : desks.POOLED] = [
-            address_of(array) for array in (player.asked.classes, self._state, self._need, self._numbers, *found.arrays)
-        ]
-        self.desk[desks.POOLED : desks.ROOM] = beliefs.sizes()
-        self.desk[desks.RIVALS : desks.COUNT] = len(player.asked.classes), size, tuning.batch
-        self.desk[desks.AIM :] = player.aim, player.asked.label, 0, 0, 0, -1, desks.SWAP
-        self._take_up()
-
-    def __len__(self) -> int:
-        return int(self.desk[desks.FOUND])
+        super().__init__(player, np.stack([current.cells, current.colours]), need.copy(), np.array([margin, margin]))
+        self.take_up(player.stop)
 
     @property
     def reached(self) -> tuple[State, float]:
         """The state that the turns have come to, and its margin."""
-        return State(*self._state.copy()), float(self._numbers[0])
+        return State(*self.state.copy()), float(self.numbers[0])
 
-    def _take_up(self) -> None:
-        """Write down how many queries are left, and where the states asked about are kept."""
-        self.desk[desks.LEFT : desks.AIM] = self._player.left, self._player.stop
-        self._make_room()
-
-    def _make_room(self) -> None:
-        asked = self._player.asked
-        table = asked.table(self._player.tuning.batch)
-        self.desk[desks.TABLE : desks.CLASSES] = [address_of(array) for array in table]
-        self.desk[desks.ROOM], self.desk[desks.COUNT] = len(table[0]), len(asked)
-
-    def hand_back(self) -> bool:
-        """Tell the player what came of the turns; True where effects must be measured anew, and then it goes on."""
-        player, desk = self._player, self.desk
-        player.asked.grew(int(desk[desks.COUNT]) - len(player.asked))
-        player.left = int(desk[desks.LEFT])
-        flip, size = int(desk[desks.FLIP]), self._state.shape[1]
-        if flip >= 0 and (player.best is None or size < len(player.best)):
-            player.best = State(self._found.cells[flip].copy(), self._found.colours[flip].copy())
-        return bool(desk[desks.NEXT] == desks.MEASURE)
+    @property
+    def measuring(self) -> bool:
+        """True where the turns are not over, but effects must be measured anew."""
+        return bool(self.desk[desks.NEXT] == desks.MEASURE)
 
     def go_on(self, need: Margins) -> bool:
         """Go on with what was measured; False where that is the end."""
-        self._need[:] = need
-        self._take_up()
-        desk = self.desk
-        despair = self._player.tuning.despair
-        return bool(desk[desks.LEFT] > desk[desks.STOP] and self._numbers[0] >= 0 and desk[desks.STALLED] < despair)
+        self.need[:] = need
+        self.take_up(self.player.stop)
+        desk, despair = self.desk, self.player.tuning.despair
+        return bool(desk[desks.LEFT] > desk[desks.STOP] and self.numbers[0] >= 0 and desk[desks.STALLED] < despair)
 
     def _settle(self, following: int) -> None:
         """What compiled code cannot do: make room in a table, or put equal scores in order, which is a turn."""
-        player, desk = self._player, self.desk
-        player.asked.grew(int(desk[desks.COUNT]) - len(player.asked))
+        player, desk = self.player, self.desk
+        self.count_asked()
         if following == desks.CROWDED:
-            self._make_room()
+            self.make_room()
             return
-        softness = player.beliefs.scale / 2 * max(1, int(desk[desks.STALLED]) / 4) + 1e-9
+        softness = self.beliefs.scale / 2 * max(1, int(desk[desks.STALLED]) / 4) + 1e-9
         swaps = fresh_swaps(
-            Ahead(State(*self._state), self._need, softness),
-            player.beliefs,
+            Ahead(State(*self.state), self.need, softness),
+            self.beliefs,
             player.asked,
             optimism=player.tuning.optimism,
-            count=self._found.count,
+            count=self.found.count,
             most=min(player.tuning.batch, int(desk[desks.LEFT] - desk[desks.STOP])),
             rng=player.rng,
             start=int(desk[desks.START]),
         )
-        desk[desks.FOUND] = self._found.fill(swaps, player.asked)
+        desk[desks.FOUND] = self.found.fill(swaps, player.asked)
         desk[desks.STALLED] += 1
 
     @staticmethod
@@ -157,11 +194,11 @@ class SwapTurns:
         """Find what each asks next; how many states, 0 where it is over."""
         found = [0] * len(turns)
         waiting = list(range(len(turns)))
-        tuning = turns[0]._player.tuning
+        tuning = turns[0].player.tuning
         while waiting:
             own = [turns[place] for place in waiting]
-            addresses = np.array([one.address for one in own])
-            likely = np.empty(sum([one._state.shape[1] for one in own]))
+            addresses = addresses_of(own)
+            likely = np.empty(sum([one.state.shape[1] for one in own]))
             desks.reluctances(addresses, likely)
             np.exp(likely, out=likely)
             counts, following = desks.propose(
@@ -183,8 +220,7 @@ class SwapTurns:
     @staticmethod
     def edits(turns: Sequence[SwapTurns]) -> Edits:
         """What they ask, one after the other."""
-        channels = turns[0]._player.beliefs.palette.base.shape[1]
-        return Edits(*desks.gather(np.array([one.address for one in turns]), channels))
+        return edits_of(turns)
 
     @staticmethod
     def heed(
@@ -195,17 +231,17 @@ class SwapTurns:
         Args:
             margins: (N,) of which each game's begin at `starts` (G,). scores: (N, K), see `Notes.scores`.
         """
-        tuning = turns[0]._player.tuning
+        tuning = turns[0].player.tuning
         following = desks.heed(
-            np.array([one.address for one in turns]),
+            addresses_of(turns),
             margins,
             starts,
             NOTHING if scores is None else scores,
-            np.array([one._player.rng.exponential() for one in turns]),
+            np.array([one.player.rng.exponential() for one in turns]),
             tuning.warmth,
             np.float32(tuning.context),
             SEEN,
-            turns[0]._player.beliefs.floor,
+            turns[0].beliefs.floor,
             tuning.despair,
             tuning.patience,
         )

@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from robustest import compiled
-from robustest.attack import addresses, draws, driver, search_desks, search_turn_kernels
+from robustest.attack import addresses, draws, driver, search_desks, search_single_desks, search_turn_kernels
 from robustest.attack import questions as questions_of_a_group
 from robustest.attack.find import iter_adversarials
 from robustest.attack.questions import Asked
 from robustest.attack.search import game_search
+from robustest.attack.search_turns import SwapTurns
 from robustest.attack.task import Search, Task
 from robustest.classifiers import load_classifier
 from robustest.settings import AttackSettings
@@ -46,13 +47,19 @@ def network(shape: tuple[int, int, int], classes: int) -> Callable[[NDArray[np.f
 
 
 def questions(
-    monkeypatch: pytest.MonkeyPatch, shape: tuple[int, int, int], *, fast: bool, queries: int, games: int | None = None
+    monkeypatch: pytest.MonkeyPatch,
+    shape: tuple[int, int, int],
+    *,
+    fast: bool,
+    queries: int,
+    games: int | None = None,
+    scores: Callable[[NDArray[np.float32]], NDArray[np.float32]] | None = None,
 ) -> list[bytes]:
     """All that six games asked, the queries they spent until then, and the draw that would have been next."""
     compiled.use(fast)
     rng = np.random.default_rng(3)
     images = rng.integers(0, 256, (6, *shape)).astype(np.uint8)
-    classifier = load_classifier(network(shape, 5))
+    classifier = load_classifier(scores or network(shape, 5))
     labels = np.argmax(classifier(images.astype(np.float32) / 255), axis=1)
     told: dict[bytes, list[bytes]] = {}
 
@@ -90,8 +97,12 @@ def test_every_question_is_the_same(
         aims.extend(addresses.ints_at(address, search_desks.FIELDS)[search_desks.AIM] for address in args[0])
         return heed(*args)
 
+    tried: list[int] = []
+    heed_singles: Any = search_single_desks.heed
     monkeypatch.setattr(search_desks, "heed", counted)
+    monkeypatch.setattr(search_single_desks, "heed", lambda *args: (tried.append(len(args[0])), heed_singles(*args))[1])
     assert questions(monkeypatch, shape, fast=True, queries=500, games=games) == wanted
+    assert sum(tried) > 20
     assert len(aims) > 20  # it was these turns that asked
     assert {aim >= 0 for aim in aims} == {False, True}  # for the nearest class, and for a rival
 
@@ -120,6 +131,43 @@ def test_where_scores_are_equal_numpy_puts_them_in_order(monkeypatch: pytest.Mon
 
     monkeypatch.setattr(search_desks, "propose", ties)
     assert questions(monkeypatch, (8, 8, 1), fast=True, queries=300) == wanted
+
+
+def test_arrays_may_be_others_after_turns_of_another_kind(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What stands on a desk is looked up anew: beliefs in other arrays, and a larger table, change nothing."""
+    wanted = questions(monkeypatch, (8, 8, 1), fast=False, queries=400)
+    go_on, moved = SwapTurns.go_on, list[int]()
+
+    def elsewhere(turns: SwapTurns, need: NDArray[np.float64]) -> bool:
+        beliefs, asked = turns.beliefs, turns.player.asked
+        for name in ("mean", "deviation", "tally", "_told", "_heard"):
+            before = getattr(beliefs, name)
+            setattr(beliefs, name, before.copy())
+            before[...] = 1  # whoever still looks here is misled
+        asked._grow(2 * len(asked) + 1000)
+        moved.append(len(asked))
+        return go_on(turns, need)
+
+    monkeypatch.setattr(SwapTurns, "go_on", elsewhere)
+    assert questions(monkeypatch, (8, 8, 1), fast=True, queries=400) == wanted
+    assert moved
+
+
+@pytest.mark.parametrize("step", [0.0, 4.0])
+def test_single_edits_end_where_none_is_left_or_most_change_nothing(
+    step: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """4x4 gray pixels have at most 32 single edits. Scores in steps hardly ever change; and nothing flips."""
+
+    def brightness(images: NDArray[np.float32]) -> NDArray[np.float32]:
+        total = images.reshape(len(images), -1).astype(np.float64).sum(axis=1)
+        told = 3 + (np.floor(total / step) if step else total)
+        return np.stack([told, 0 * told], axis=1).astype(np.float32)
+
+    plain, fast = (
+        questions(monkeypatch, (4, 4, 1), fast=fast, queries=200, scores=brightness) for fast in (False, True)
+    )
+    assert fast == plain
 
 
 def _words_of(desk: NDArray[np.int64]) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:

@@ -1,0 +1,133 @@
+"""Single edits of the unchanged image, tried with compiled code for many games at once.
+
+`search` says what such a turn does, this does the same sooner: questions, draws and beliefs are those of the plain code.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from robustest.attack import search_desks as desks
+from robustest.attack import search_single_desks
+from robustest.attack.addresses import address_of
+from robustest.attack.search_asked import NOTHING
+from robustest.attack.search_beliefs import COLOUR_PRIOR, NEVER, REGION_PRIOR
+from robustest.attack.search_palette import SEEN
+from robustest.attack.search_rivals import Rivals
+from robustest.attack.search_turns import Desk, Ints, Player, Playing, addresses_of, edits_of
+from robustest.results import Edits, Margins
+
+
+class Screener(Player, Protocol):
+    """What the turns need of the search that makes them."""
+
+    alone: NDArray[np.bool_]
+    flats: int
+    singles_left: bool
+    boldness: float
+    clean: float
+    rivals: Rivals | None
+
+
+def turns(player: Screener, stop: float, *, tiring: int | None) -> Playing:
+    """Go on with single edits until no more than `stop` queries are left, or the best is another.
+
+    Args:
+        tiring: questions in a row that change nothing, after which that is the end; None for any.
+    """
+    if player.left > stop:
+        trying = SingleTurns(player, math.floor(stop), tiring)
+        yield trying
+        trying.hand_back()
+
+
+class SingleTurns(Desk):
+    """One game's single edits, in compiled code with those of other games.
+
+    Args:
+        player: whose they are. stop, tiring: see `turns`.
+    """
+
+    def __init__(self, player: Screener, stop: int, tiring: int | None) -> None:
+        super().__init__(player, np.zeros((2, 1), np.int64), np.zeros(1), np.array([player.clean]))
+        self.screener, desk = player, self.desk
+        self.margins = np.empty((player.tuning.batch, len(player.asked.classes)))
+        self._tuned = player.beliefs.tuning()
+        energy, expected, phase, factor = self._tuned
+        desk[desks.MARKS : desks.PHASES] = [
+            address_of(array) for array in (player.alone, energy, expected, phase, factor, self.margins)
+        ]
+        desk[desks.PHASES] = len(factor)
+        desk[desks.SEEKING] = player.best is None or len(player.best) > 1
+        desk[desks.TIRING] = tiring or 0
+        self.take_up(stop)
+
+    def hand_back(self) -> None:
+        """Tell the player what was asked and what came of it."""
+        super().hand_back()
+        self.screener.flats += int(self.desk[desks.FLATS])
+
+    def _settle(self, following: int) -> None:
+        """What compiled code cannot do: make room in a table, or put equal scores in order."""
+        if following == desks.CROWDED:
+            self.count_asked()
+            self.make_room()
+            return
+        player, beliefs = self.screener, self.beliefs
+        noise = beliefs.noise(player.boldness, start=int(self.desk[desks.START]))
+        cells, colours = beliefs.top(beliefs.bounds(*noise, but=player.alone), player.tuning.batch)
+        count = self.desk[desks.FOUND] = len(cells)
+        self.found.cells[:count, 0], self.found.colours[:count, 0] = cells, colours
+        if not count:
+            self.desk[desks.NEXT] = desks.OVER
+
+    @staticmethod
+    def propose(turns: Sequence[SingleTurns]) -> list[int]:
+        """Find what each tries next; how many edits, 0 where none is left."""
+        counts, following = search_single_desks.propose(addresses_of(turns), turns[0].screener.boldness, NEVER).tolist()
+        for place, (one, then) in enumerate(zip(turns, following, strict=True)):
+            if then in (desks.CROWDED, desks.TIED):
+                one._settle(then)
+                counts[place] = len(one) if then == desks.TIED else SingleTurns.propose([one])[0]
+            if not counts[place]:
+                one.screener.singles_left = False
+        found: list[int] = counts
+        return found
+
+    @staticmethod
+    def edits(turns: Sequence[SingleTurns]) -> Edits:
+        """What they ask, one after the other."""
+        return edits_of(turns)
+
+    @staticmethod
+    def heed(
+        turns: Sequence[SingleTurns], margins: Margins, starts: Ints, scores: NDArray[np.float64] | None
+    ) -> list[bool]:
+        """Take in the answers; which of them go on.
+
+        Args:
+            margins: (N,) of which each game's begin at `starts` (G,). scores: (N, K), see `Notes.scores`.
+        """
+        following = search_single_desks.heed(
+            addresses_of(turns),
+            margins,
+            starts,
+            NOTHING if scores is None else scores,
+            np.float32(turns[0].player.tuning.surprise),
+            SEEN,
+            turns[0].beliefs.floor,
+            REGION_PRIOR,
+            COLOUR_PRIOR,
+        )
+        for one in turns:
+            rivals, count = one.screener.rivals, len(one)
+            if rivals is not None:
+                cells, colours = one.found.cells[:count, 0].copy(), one.found.colours[:count, 0].copy()
+                rivals.hear(cells, colours, one.margins[:count])
+        going: list[bool] = (following == desks.SWAP).tolist()
+        return going
