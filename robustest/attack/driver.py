@@ -83,7 +83,8 @@ def play(
         clock: is told where the time goes.
     """
     beside = classifier.info.beside
-    places = games or usual_games(batch, shape, beside=beside)
+    two = beside or batch.pad  # groups: what one leaves over of a full batch goes with the other's
+    places = games or usual_games(batch, shape, beside=two)
     canvas = classifier.canvas(shape, slots=places, rows=batch.rows, pad=batch.pad)
     clean, memories = CleanScores(classifier), Memories(places)
     waiting = iter(jobs)
@@ -102,14 +103,16 @@ def play(
     with thread_of(classifier) as thread:
         scorer = Scorer(score, thread, full=batch.rows if batch.pad else None)
         while not exhausted or any(groups) or any(asked):
-            for turn in (0, 1) if beside else (0,):  # what scores on the caller's core leaves no time to fill
+            for turn in (0, 1) if two else (0,):  # what scores on the caller's core leaves no time to fill
                 pending = asked[turn]
                 finished: list[Game] = []
                 asked[turn] = None
                 if pending is not None:
-                    started = time.perf_counter()
+                    started, scored = time.perf_counter(), clock.score
                     scores = scorer.answer(pending.scores)
                     clock.wait += time.perf_counter() - started
+                    if not beside:
+                        clock.wait -= clock.score - scored
                     started = time.perf_counter()
                     going, finished, spent = answer(classifier, pending, memories, scores, clean)
                     groups[turn] += going
@@ -118,7 +121,7 @@ def play(
                     for game in finished:
                         game.finish()
                         free.append(game.slot)
-                room = places if not beside else -(-places // 2) if turn == 0 else max(places // 2, 1)
+                room = places if not two else -(-places // 2) if turn == 0 else max(places // 2, 1)
                 while not exhausted and free and len(groups[turn]) < room:
                     job = next(waiting, None)
                     if job is None:
@@ -127,8 +130,8 @@ def play(
                     game = Game(job, strategy, free.popleft(), memories)
                     thread.submit(canvas.place, game.slot, job.task.image)  # before any score: one thread, in order
                     groups[turn].append(game)
-                if exhausted and beside:
-                    _share(groups, asked, turn)
+                if exhausted and two:
+                    _share(groups, asked, turn, least=0 if beside else batch.rows)
                 if groups[turn]:
                     started, scored = time.perf_counter(), clock.score
                     asked[turn] = ask(groups[turn], memories, scorer)
@@ -141,15 +144,25 @@ def play(
     clean.check()
 
 
-def _share(groups: list[list[Game]], asked: list[Asked | None], turn: int) -> None:
-    """Hand games to the other group where that has fewer, so that each works while the other's images are scored."""
+def _share(groups: list[list[Game]], asked: list[Asked | None], turn: int, *, least: int) -> None:
+    """Hand games to the other group where that has fewer, so that each works while the other's images are scored.
+
+    Args:
+        least: states that both must ask together; where they ask fewer, all games become one group.
+    """
     other = 1 - turn
     waited = asked[other]
     beside = len(groups[other]) + (len(waited.games) if waited is not None else 0)
     more = (len(groups[turn]) - beside) // 2
+    if _states(groups[0] + groups[1]) + (len(waited.keys) if waited is not None else 0) <= least:
+        more = len(groups[turn]) if beside else 0
     if more > 0:
         groups[other] += groups[turn][-more:]
         del groups[turn][-more:]
+
+
+def _states(games: list[Game]) -> int:
+    return sum(len(game.question) for game in games)
 
 
 def _result(classifier: Classifier, game: Game) -> AttackResult:

@@ -46,7 +46,7 @@ class AttackSpec:
 
     @property
     def white_box(self) -> bool:
-        """True where it is none of the searches that ask for scores."""
+        """True where it is none of our searches but written for torch, which most often takes gradients."""
         return self.name not in STRATEGIES
 
 

@@ -47,6 +47,12 @@ class Corners:
         np.cumsum(seen.sum(axis=1), out=offsets[1:])
         return Edits(pixels[seen], self.colours[codes[seen]], offsets)
 
+    def edit(self, pixels: Ints, codes: Ints) -> Edits:
+        """One image that changes k pixels: (k,) pixels and corner numbers; what changes nothing is left out."""
+        seen = self.changes[codes, pixels]
+        changed = pixels[seen]
+        return Edits(changed, self.colours[codes[seen]], np.array([0, len(changed)]))
+
     def drawn(self, sizes: list[int], rng: np.random.Generator) -> Edits:
         """Images of so many random distinct pixels at random corners; what changes nothing is left out."""
         pixels = np.concatenate([rng.choice(self.pixels, size, replace=False) for size in sizes])

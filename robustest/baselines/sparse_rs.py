@@ -6,6 +6,7 @@ answers for one k, and a curve over k takes a run, and a budget, for each.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable
 
 import numpy as np
@@ -15,12 +16,12 @@ from robustest.attack.task import Search, Task
 from robustest.baselines.corners import Corners, check_pixels, check_task
 
 # The share of pixels swapped is halved when these shares of the budget are spent.
-_HALVINGS = np.array([0, 50, 200, 500, 1000, 2000, 4000, 6000, 8000]) / 10_000
+_HALVINGS = [tenths / 10_000 for tenths in (0, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)]
 
 
 def swapped_share(spent: float, initial: float) -> float:
     """The share of the k pixels to be swapped, when a share `spent` of the budget is gone (paper, appendix)."""
-    return float(initial / 2 ** int((spent > _HALVINGS).sum()))
+    return float(initial / 2 ** bisect_left(_HALVINGS, spent))
 
 
 def sparse_rs(
@@ -46,16 +47,16 @@ def sparse_rs(
     pixels = rng.choice(corners.pixels, k, replace=False, p=None if chances is None else chances / chances.sum())
     codes = rng.integers(corners.count, size=k)
     inside[pixels] = True
-    margin = (yield corners.edits(pixels[None], codes[None]))[0]
+    margin = (yield corners.edit(pixels, codes))[0]
     iteration = 0
     while margin >= 0:
         iteration += 1
         swaps = max(int(swapped_share(iteration / max(task.queries, 1), initial) * k), 1)
         places = rng.permutation(k)[:swaps] if k > 1 else np.zeros(1, np.int64)
         tried, colours = pixels.copy(), codes.copy()
-        tried[places] = _others(inside, pixels[places], reach, rng)
+        tried[places] = _others(inside, k, pixels[places], reach, rng)
         colours[places] = rng.integers(corners.count, size=swaps)
-        answer = (yield corners.edits(tried[None], colours[None]))[0]
+        answer = (yield corners.edit(tried, colours))[0]
         if answer <= margin:
             inside[pixels[places]] = False
             inside[tried[places]] = True
@@ -63,14 +64,19 @@ def sparse_rs(
 
 
 def _others(
-    inside: NDArray[np.bool_], removed: NDArray[np.int64], reach: NDArray[np.float64] | None, rng: np.random.Generator
+    inside: NDArray[np.bool_],
+    size: int,
+    removed: NDArray[np.int64],
+    reach: NDArray[np.float64] | None,
+    rng: np.random.Generator,
 ) -> NDArray[np.int64]:
     """As many distinct pixels outside the set as are removed; those removed themselves where no other is left.
 
     Args:
+        inside: (P,) the set, `size` pixels of them. removed: (n,) pixels of it.
         reach: (P,) running sum of the distribution they are drawn from, None for the uniform one.
     """
-    count, outside = len(removed), len(inside) - int(inside.sum())
+    count, outside = len(removed), len(inside) - size
     if outside < 4 * count:
         pool = np.flatnonzero(~inside)
         return rng.permutation(pool)[:count] if outside >= count else removed

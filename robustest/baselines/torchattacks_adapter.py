@@ -25,6 +25,7 @@ from robustest.classifiers.differentiable import Differentiable, runner_up
 from robustest.errors import EnvironmentFailure, InvalidSetting, MissingExtra
 
 PREFIX = "torchattacks."
+WITHOUT_GRADIENTS = ("GN", "OnePixel", "Pixle", "SPSA", "Square", "VANILA")  # these ask for scores at most
 _AIMED = ("JSMA",)  # no untargeted mode of their own
 _LARGEST_PAIRS = 512 << 20  # bytes of JSMA's table of all pairs of features
 _NOT_ATTACKS = ("Attack", "MultiAttack", "LGV", "Wrapper")

@@ -1,4 +1,4 @@
-"""Run an attack that needs gradients on every image, and judge what it found by the black box.
+"""Run an attack written for torch on every image, most with gradients, and judge what it found by the black box.
 
 Whatever an attack says, its image is rounded to 8 bits where the input is 8-bit and scored again through the classifier
 that was asked about; images and backward passes are counted. Knows each attack by its name in a table.
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from robustest.attack.find import STRATEGIES
 from robustest.attack.replay import replay
 from robustest.attack.task import Task
-from robustest.baselines.comparison import Row, Run
+from robustest.baselines.comparison import Access, Row, Run
 from robustest.classifiers.classifier import Classifier
 from robustest.errors import EnvironmentFailure, InvalidSetting, MissingExtra
 from robustest.images import ImageSet, as_unit
@@ -30,7 +30,7 @@ from robustest.settings import AttackSettings
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from robustest.classifiers.differentiable import GradientClassifier
+    from robustest.classifiers.differentiable import GradientClassifier, ScoredClassifier
 
 # name: (function, its settings, steps of one query each that its paper gives it at most)
 WHITE_BOX: dict[str, tuple[str, dict[str, Any], int]] = {
@@ -70,32 +70,56 @@ def check_white_box(name: str) -> None:
         )
 
 
+def access_of(name: str) -> Access:
+    """What an attack that `check_white_box` lets pass asks of a classifier."""
+    if not name.startswith("torchattacks."):
+        return "gradients"
+    from robustest.baselines.torchattacks_adapter import PREFIX, WITHOUT_GRADIENTS
+
+    return "scores" if name.removeprefix(PREFIX) in WITHOUT_GRADIENTS else "gradients"
+
+
 def run_white_box(
     classifier: Classifier, images: ImageSet, name: str, settings: AttackSettings, *, progress: Told | None = None
 ) -> Row:
-    """One attack with gradients on every image; a row without runs, and the reason, where it cannot be run.
+    """One attack on every image; a row without runs, and the reason, where it cannot be run.
 
     Args:
         images: all correctly classified. settings: budget (steps of ours; torchattacks keeps its own), seed, target.
     """
     try:
-        from robustest.classifiers.differentiable import differentiable_of
-
-        model = differentiable_of(classifier, as_unit(images.images[:_COMPARED]))
+        access = access_of(name)
+        model = _model(classifier, access, as_unit(images.images[:_COMPARED]))
         started = time.process_time()
         results = tuple(_results(classifier, model, images, name, settings, progress))
     except ImportError as error:
         raise MissingExtra("torch", "compare", f"the attack {name}") from error
     except EnvironmentFailure as error:
-        return Row(name=name, access="gradients", runs=(), note=str(error))
+        return Row(name=name, access=access, runs=(), note=str(error))
     run = Run(attack=name, pixels=None, budget=settings.queries, results=results, seconds=time.process_time() - started)
     failed = [result.reason for result in results if result.verdict is Verdict.UNKNOWN]
-    return Row(name=name, access="gradients", runs=(run,), note=failed[0] if failed else "")
+    return Row(name=name, access=access, runs=(run,), note=failed[0] if failed else "")
+
+
+def _model(
+    classifier: Classifier, access: Access, images: NDArray[np.float32]
+) -> GradientClassifier | ScoredClassifier:
+    """The classifier as torch code sees it; where it gives no gradients, its scores will do for an attack that takes none."""
+    from robustest.classifiers.differentiable import NeedsGradients, ScoredClassifier, differentiable_of
+
+    try:
+        return differentiable_of(classifier, images)
+    except NeedsGradients:
+        if access == "gradients":
+            raise
+        if classifier.info.output == "label":
+            raise EnvironmentFailure(f"needs scores: {classifier.info.source} gives the label alone") from None
+        return ScoredClassifier(classifier)
 
 
 def _results(
     classifier: Classifier,
-    model: GradientClassifier,
+    model: GradientClassifier | ScoredClassifier,
     images: ImageSet,
     name: str,
     settings: AttackSettings,
@@ -121,7 +145,9 @@ def _results(
             progress(start + len(part))
 
 
-def _answers(model: GradientClassifier, images: ImageSet, name: str, settings: AttackSettings) -> NDArray[np.float32]:
+def _answers(
+    model: GradientClassifier | ScoredClassifier, images: ImageSet, name: str, settings: AttackSettings
+) -> NDArray[np.float32]:
     """(N, H, W, C) what the attack makes of the images."""
     import torch
 
@@ -138,7 +164,9 @@ def _answers(model: GradientClassifier, images: ImageSet, name: str, settings: A
         where, options, most = WHITE_BOX[name]
         module, _, function = where.partition(":")
         attack = cast("_Attack", partial(getattr(importlib.import_module(module), function), **options))
-        answer = attack(model, batch, labels, settings.target, steps=min(settings.queries, most))
+        answer = attack(
+            cast("GradientClassifier", model), batch, labels, settings.target, steps=min(settings.queries, most)
+        )
     return np.asarray(answer.detach().cpu().numpy(), dtype=np.float32)
 
 

@@ -88,6 +88,27 @@ class GradientClassifier:
         return values.permute(0, 3, 1, 2).contiguous() if self._spec.layout == "NCHW" else values.contiguous()
 
 
+class ScoredClassifier:
+    """Any classifier as a source of scores for attacks written for torch that take no gradients, counted.
+
+    Args:
+        classifier: gives logits or probabilities; the latter are turned into logarithms.
+    """
+
+    device = torch.device("cpu")
+
+    def __init__(self, classifier: Classifier) -> None:
+        self.queries = 0
+        self.gradients = 0
+        self._classifier = classifier
+
+    def logits(self, images: Tensor, /) -> Tensor:
+        """Scores (N, K) of images (N, H, W, C) in [0, 1], before any softmax; they know nothing of the images."""
+        self.queries += len(images)
+        scores = torch.from_numpy(np.array(self._classifier(images.detach().cpu().numpy()), np.float32))
+        return scores if self._classifier.info.output == "logits" else scores.clamp_min(_LEAST_PROBABILITY).log()
+
+
 def differentiable_of(classifier: Classifier, images: NDArray[np.float32]) -> GradientClassifier:
     """The white box of a classifier, compared with the black box on some images first.
 

@@ -83,8 +83,7 @@ class InputSpec:
 
     def values(self, unit: NDArray[np.float32]) -> NDArray[np.float32]:
         """Colours (..., C) in [0, 1] as the model's own values, channels still in the image's order."""
-        scale, mean, std = self.affine()
-        return cast("NDArray[np.float32]", ((unit * np.float32(255)) * scale - mean) / std)
+        return model_values(unit, self.affine())
 
     def prepare(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """Images (N, H, W, C) in [0, 1] as the model wants them, contiguous float32."""
@@ -94,6 +93,14 @@ class InputSpec:
         if self.layout == "NCHW":
             ready = ready.transpose(0, 3, 1, 2)
         return np.ascontiguousarray(ready, dtype=np.float32)
+
+
+def model_values(
+    unit: NDArray[np.float32], affine: tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]
+) -> NDArray[np.float32]:
+    """Colours (..., C) in [0, 1] as a model's own values; `affine` is what `InputSpec.affine` gives."""
+    scale, mean, std = affine
+    return cast("NDArray[np.float32]", ((unit * np.float32(255)) * scale - mean) / std)
 
 
 def _number(name: str, value: object) -> float:

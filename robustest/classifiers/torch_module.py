@@ -8,14 +8,14 @@ from __future__ import annotations
 import ctypes
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from robustest.classifiers.classifier import Canvas, ClassifierInfo, Images, check_scores
-from robustest.classifiers.spec import InputSpec
+from robustest.classifiers.spec import InputSpec, model_values
 from robustest.errors import InvalidSetting, ModelError
 from robustest.results import Edits, Scores
 
@@ -24,8 +24,7 @@ from robustest.results import Edits, Scores
 _MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1  # names of its options
 _KEPT, _MOST_OF_OLD = 1 << 29, 32 << 20  # bytes; before glibc 2.35 it takes no more than the second
 
-_SMALLER = (2, 4, 8, 12, 16, 20, 24)  # images a call in place of a full batch
-_CHECKS = 2  # times that each must give the same bits
+_CHECKS, _COMPARED = 2, 32  # times that a smaller batch must give the same bits, and scores compared in all
 
 
 class TorchClassifier:
@@ -112,12 +111,13 @@ def _keep_memory() -> None:
                 set_option(_TRIM_THRESHOLD, _KEPT)
 
 
-@contextmanager
-def full_precision(device: torch.device) -> Iterator[None]:
+def full_precision(device: torch.device) -> AbstractContextManager[None]:
     """No TF32 and no autocast inside; the process's settings are put back."""
-    if device.type != "cuda":
-        yield
-        return
+    return _full_precision_on_cuda() if device.type == "cuda" else nullcontext()
+
+
+@contextmanager
+def _full_precision_on_cuda() -> Iterator[None]:
     before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     try:
@@ -142,7 +142,8 @@ class _TorchCanvas:
         self._spec = owner.info.spec
         self._device = owner.device
         self._cuda = self._device.type == "cuda"
-        self._sizes = _Sizes(() if self._cuda else _SMALLER, rows)
+        self._sizes = _Sizes(range(0) if self._cuda else range(1, rows), rows)
+        self._affine = self._spec.affine()
         self._first = self._spec.layout == "NCHW"
         inner = (channels, height * width) if self._first else (height * width, channels)
         self._bases = torch.zeros((slots, *inner), device=self._device)
@@ -163,8 +164,9 @@ class _TorchCanvas:
         count = len(edits)
         if self._pad:
             filled = self._sizes.of(count)
-            slots = np.concatenate([slots, np.repeat(slots[-1:], filled - count)])
-        colours = self._spec.values(edits.values)
+            if filled > count:
+                slots = np.concatenate([slots, np.full(filled - count, slots[-1])])
+        colours = model_values(edits.values, self._affine)
         if self._spec.channels == "BGR":
             colours = np.ascontiguousarray(colours[:, ::-1])
         images = self._bases.index_select(0, self._to_device(slots))
@@ -177,7 +179,8 @@ class _TorchCanvas:
             batch = images.view(len(slots), height, width, channels)
         scores = self._owner._run(batch)
         if self._pad and (smaller := self._sizes.to_check(count)) is not None:
-            self._sizes.heard(smaller, np.array_equal(self._owner._run(batch[:smaller]), scores[:smaller]))
+            known = scores[:smaller]
+            self._sizes.heard(smaller, np.array_equal(self._owner._run(batch[:smaller]), known), known.size)
         return scores[:count]
 
     def _to_device(self, array: NDArray[np.generic]) -> torch.Tensor:
@@ -191,16 +194,18 @@ class _Sizes:
     """How many images go in a call when there are too few to fill one: batches of other sizes may give other bits.
 
     Which kernels add in which order depends on the sizes alone, not on what is added: a smaller batch that was seen to give
-    the bits of a full one, twice, gives them for good. One is tried when filling up in its place has cost as much.
+    the bits of a full one, twice and in enough scores, gives them for good. One is tried when filling up in its place has
+    cost as much.
 
     Args:
         smaller: sizes to be tried, rising. full: images of a full batch.
     """
 
-    def __init__(self, smaller: tuple[int, ...], full: int) -> None:
+    def __init__(self, smaller: range, full: int) -> None:
         self._known = [full]  # rising
-        self._checks = {size: 0 for size in smaller if size < full}
-        self._lost = dict(self._checks)  # images scored for want of each
+        self._tries = {size: 0 for size in smaller}
+        self._lost = dict(self._tries)  # images scored for want of each
+        self._compared = dict(self._tries)  # scores
 
     def of(self, count: int) -> int:
         """Images a call for so many, at most a full batch."""
@@ -208,18 +213,19 @@ class _Sizes:
 
     def to_check(self, count: int) -> int | None:
         """The smaller size to be tried now, with so many images asked about, or None."""
-        size = next((size for size in self._checks if size >= count), None)
+        size = next((size for size in self._tries if size >= count), None)
         filled = self.of(count)
         if size is None or size >= filled:
             return None
         self._lost[size] += filled - size
-        return size if self._lost[size] >= size * (self._checks[size] + 1) else None
+        return size if self._lost[size] >= size * (self._tries[size] + 1) else None
 
-    def heard(self, size: int, same: bool) -> None:
-        """Take in whether a size gave the bits of what is known."""
-        self._checks[size] += 1
+    def heard(self, size: int, same: bool, compared: int) -> None:
+        """Take in whether a size gave the bits of what is known, in so many scores."""
+        self._tries[size] += 1
+        self._compared[size] += compared
         if not same:
-            del self._checks[size]
-        elif self._checks[size] == _CHECKS:
-            del self._checks[size]
+            del self._tries[size]
+        elif self._tries[size] >= _CHECKS and self._compared[size] >= _COMPARED:
+            del self._tries[size]
             self._known = sorted([*self._known, size])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import pickle
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -116,6 +117,40 @@ def test_games_are_shared_by_both_groups_to_the_end(monkeypatch: pytest.MonkeyPa
     assert sorted(result.queries for _, result in results) == [3] * 4 + [12] * 4
     assert sizes[:2] == [4, 4]
     assert sizes[-2:] == [2, 2]  # the four that are left
+
+
+def test_calls_are_full_where_all_must_be_of_one_size_and_few_games_ask_together(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Eight images, three states each a question, four a call: two groups of four leave nothing over, one image cannot."""
+    sizes, calls = list[int](), list[int]()
+
+    def watched(games: list[Game], memories: Memories, scorer: Scorer) -> Asked:
+        sizes.append(len(games))
+        return ask(games, memories, scorer)
+
+    def scoring(images: NDArray[np.float32]) -> NDArray[np.float32]:
+        calls.append(len(images))
+        return brightness(30)(images)
+
+    def threes(task: Task, rng: np.random.Generator) -> Search:
+        for level in range(20 if task.image[0, 0, 0] else 40):  # one image goes on alone
+            yield Edits.of([{0: (3 * level + more + 1) / 200} for more in range(3)], 1)
+
+    monkeypatch.setattr(driver, "ask", watched)
+    images = np.zeros((7, SIDE, SIDE, 1), np.float32)
+    images[:, 1, :, 0] = np.arange(7)[:, None] / 255
+    images[1:, 0, 0, 0] = 1
+    classifier = load_classifier(scoring)
+    here = replace(classifier.info, beside=False, steady=False, padded_batch=4)
+    monkeypatch.setattr(type(classifier), "info", property(lambda _: here))
+    results = list(iter_adversarials(classifier, images, np.zeros(7, np.int64), AttackSettings(), strategy=threes))
+    assert sum(result.queries for _, result in results) == 7 + 3 * (40 + 6 * 20)
+    assert sizes[:2] == [4, 3]
+    assert set(sizes[-15:]) == {1}  # the last image is in one group
+    assert set(calls) == {4}
+    filled = sum(calls) - sum(result.queries for _, result in results)
+    assert filled <= 20 + 8  # one for each question of the image that is left alone, few before
 
 
 def test_a_question_asked_twice_is_answered_from_memory() -> None:

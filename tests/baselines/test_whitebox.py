@@ -307,6 +307,37 @@ def test_each_attack_of_torchattacks_runs_on_a_network_of_seven_classes(name: st
     for result in row.runs[0].results:
         assert result.verdict is not Verdict.UNKNOWN, result.reason
         assert result.queries > 0 or name == "VANILA"
+    assert row.access == ("gradients" if any(result.gradients for result in row.runs[0].results) else "scores")
+
+
+@needs_torchattacks
+@pytest.mark.parametrize("name", ["OnePixel", "Pixle", "Square"])
+def test_an_attack_without_gradients_needs_scores_alone(name: str) -> None:
+    """The same images are found of a classifier that gives gradients and of one that only answers."""
+    weights = np.linspace(0.1, 1.0, SIDE * SIDE, dtype=np.float32)
+
+    def answers(batch: NDArray[np.float32]) -> NDArray[np.float32]:
+        gap = batch.reshape(len(batch), -1) @ weights - np.float32(0.05)
+        return np.stack([-gap / 2, gap / 2], axis=1)
+
+    white = run(linear(weights, 0.05), f"torchattacks.{name}")
+    black = run(load_classifier(answers), f"torchattacks.{name}")
+    assert white.access == black.access == "scores"
+    for one, other in zip(white.runs[0].results, black.runs[0].results, strict=True):
+        assert (one.verdict, one.queries, one.gradients) == (other.verdict, other.queries, 0)
+        assert one.l0_pixels == other.l0_pixels
+    flipped = any(result.verdict is Verdict.FLIPPED for result in black.runs[0].results)
+    assert flipped != (name == "Pixle")  # it moves pixels about, and these images are black
+
+
+@needs_torchattacks
+def test_an_attack_on_scores_is_not_run_on_labels() -> None:
+    def labels(batch: NDArray[np.float32]) -> NDArray[np.int64]:
+        return (batch.reshape(len(batch), -1).sum(1) > 3).astype(np.int64)
+
+    row = run(CallableClassifier(labels, InputSpec(channels="gray", output="label")), "torchattacks.OnePixel")
+    assert (row.runs, row.access) == ((), "scores")
+    assert row.note.startswith("needs scores:")
 
 
 @needs_torchattacks

@@ -89,13 +89,29 @@ def test_few_images_go_in_a_smaller_batch_where_that_gives_the_same_bits(steady:
     canvas = TorchClassifier(Telling().eval(), InputSpec("NCHW", "gray")).canvas((6, 6, 1), slots=1, rows=32, pad=True)
     rng = np.random.default_rng(0)
     canvas.place(0, rng.random((6, 6, 1), dtype=np.float32))
-    for count in (5, 8, 3, 20, 12, 40):
+    for count in (20, 20, 20, 18, 20, 5, 40):
         edits = some_edits(rng, count, 36, 1)
         scores = canvas.score(np.zeros(count, np.int64), edits)
         assert scores.shape == (count, 2)
         assert (scores[:, 1] == (0 if steady else 32)).all()
     # A size is tried once filling up in its place has cost as much as that, and used by itself after two tries.
     if steady:
-        assert calls == [32, 8, 32, 8, 8, 4, 32, 32, 12, 32, 8]
+        assert calls == [32, 32, 20, 32, 32, 32, 20, 20, 5, 32, 20, 8]
     else:
-        assert calls == [32, 8, 32, 12, 32, 4, 32, 32, 16, 32, 32, 20]
+        assert calls == [32, 32, 20, 32, 32, 32, 21, 32, 5, 32, 32, 8]
+
+
+def test_a_small_batch_is_used_by_itself_only_after_many_scores_were_the_same() -> None:
+    """One image, two scores each: chance could make so few the same, so 32 are compared, in 16 tries."""
+    calls: list[int] = []
+
+    class Summing(torch.nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            calls.append(len(images))
+            return images.flatten(1)[:, :2]
+
+    canvas = TorchClassifier(Summing().eval(), InputSpec("NCHW", "gray")).canvas((6, 6, 1), slots=1, rows=4, pad=True)
+    canvas.place(0, np.zeros((6, 6, 1), np.float32))
+    for _ in range(18):
+        canvas.score(np.zeros(1, np.int64), some_edits(np.random.default_rng(0), 1, 36, 1))
+    assert calls == [4, 1] * 16 + [1, 1]
