@@ -9,6 +9,7 @@
     |   +-- RunConflict           the output folder holds something else
     +-- EnvironmentFailure        exit 4: the model, the machine or a server failed
     |   +-- ModelError            the classifier cannot be loaded or gives no usable scores
+    |   +-- OutOfMemory           so many images at once do not fit in the memory
     |   +-- MissingExtra          an optional part is not installed
     |   +-- SwappedModelError     a served model is not the one that the run began with
     +-- NothingToTest             exit 5: no image is left to test
@@ -56,6 +57,10 @@ class EnvironmentFailure(RobustestError):
 
 class ModelError(EnvironmentFailure):
     """The classifier cannot be loaded, or what it returns cannot be used as scores."""
+
+
+class OutOfMemory(EnvironmentFailure, MemoryError):
+    """The classifier cannot score so many images in one call for want of memory; fewer may do."""
 
 
 class MissingExtra(EnvironmentFailure):

@@ -2,7 +2,8 @@
 
 onnxruntime on a CPU gives an image the same bits in any company, so its batch is chosen by speed alone once a probe has
 confirmed it. BLAS, oneDNN and cuDNN choose their kernels by the batch: there every call gets exactly the same number of
-images, so that a result repeats bit for bit whatever else is being played.
+images, so that a result repeats bit for bit whatever else is being played. Even then an image's place may matter, where rows
+of a matrix begin at addresses that kernels treat differently: such a classifier gets as few images a call as it takes.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robustest.classifiers.classifier import Classifier
+from robustest.results import Edits
 
 _LARGEST = 512
 _MEMORY = 256 << 20  # bytes of one batch of input images
@@ -22,6 +24,7 @@ _GAIN = 0.97  # a larger batch must be as much faster
 _SHORT = 0.03  # seconds: a call as long as this is not made larger where that was no gain
 _WHILE = 0.01  # seconds that each size is measured for
 _LONG = 1.0  # seconds: larger calls than this only delay the first answer
+_TRIED = 30  # images whose scores are compared at several places of a call: one alone may get the same everywhere
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +51,7 @@ def choose_batch(classifier: Classifier, images: NDArray[np.float32], *, rows: i
         return Batch(fixed, pad=True)
     largest = classifier.info.largest_batch or _LARGEST
     if not classifier.info.steady or not batch_invariant(classifier, images):
-        return Batch(min(classifier.info.padded_batch, largest), pad=True)
+        return Batch(padded_batch(classifier, images.shape[1:], min(classifier.info.padded_batch, largest)), pad=True)
     return Batch(min(rows, largest) if rows else best_batch(classifier, images.shape[1:]))
 
 
@@ -63,6 +66,39 @@ def batch_invariant(classifier: Classifier, images: NDArray[np.float32]) -> bool
     alone = np.concatenate([classifier(several[place : place + 1]) for place in range(count)])
     pairs = np.concatenate([classifier(several[place : place + 2]) for place in range(0, count, 2)])
     return bool((alone == together[:count]).all() and (pairs == together[:count]).all())
+
+
+def padded_batch(classifier: Classifier, shape: tuple[int, ...], most: int) -> int:
+    """The most images a call, `most` or it halved some times, that fit in the memory and whose places do not matter.
+
+    Args:
+        shape: (H, W, C) of the images.
+    """
+    rows = most
+    while rows > 1:
+        try:
+            if _place_invariant(classifier, shape, rows):
+                break
+        except MemoryError:
+            pass
+        rows //= 2
+    return rows
+
+
+def _place_invariant(classifier: Classifier, shape: tuple[int, ...], rows: int) -> bool:
+    """True if an image gets the same scores, bit for bit, wherever in a call of so many it is; or other ones each time anyway."""
+    height, width, channels = shape
+    canvas = classifier.canvas((height, width, channels), slots=_TRIED, rows=rows, pad=True)
+    for slot, image in enumerate(np.random.default_rng(0).random((_TRIED, *shape), dtype=np.float32)):
+        canvas.place(slot, image)
+    unchanged = Edits(np.zeros(0, np.int64), np.zeros((0, channels), np.float32), np.zeros(rows + 1, np.int64))
+    beside = max(rows // 2 - 1, 1)  # an image comes to two places or more; they differ by an odd number
+    for first in range(0, _TRIED, beside):
+        slots = np.minimum(first + np.arange(rows) % beside, _TRIED - 1)
+        scores = canvas.score(slots, unchanged)
+        if not (scores == scores[slots - first]).all():
+            return not np.array_equal(scores, canvas.score(slots, unchanged))
+    return True
 
 
 def best_batch(classifier: Classifier, shape: tuple[int, ...]) -> int:

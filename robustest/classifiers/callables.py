@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from robustest.classifiers.canvas import HostCanvas
 from robustest.classifiers.classifier import Canvas, ClassifierInfo, Images, check_scores
 from robustest.classifiers.spec import InputSpec
-from robustest.errors import ModelError, RobustestError
+from robustest.errors import ModelError, OutOfMemory, RobustestError
 from robustest.results import Scores
 
 
@@ -43,6 +43,11 @@ class CallableClassifier:
         except RobustestError:
             raise
         except Exception as error:  # whatever the user's own code raises is reported as the model's failure
+            if isinstance(error, MemoryError) or "OutOfMemory" in type(error).__name__:  # torch's is no MemoryError
+                raise OutOfMemory(
+                    f"{self._info.source}: {len(images)} images of shape {images.shape[1:]} in one call do not fit in the memory. Free some "
+                    "of it (other programs, fewer --workers)."
+                ) from error
             raise ModelError(
                 f"{self._info.source} failed on a batch of shape {images.shape}: {type(error).__name__}: {error}"
             ) from error

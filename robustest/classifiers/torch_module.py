@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from robustest.classifiers.classifier import Canvas, ClassifierInfo, Images, check_scores
 from robustest.classifiers.spec import InputSpec, model_values
-from robustest.errors import InvalidSetting, ModelError
+from robustest.errors import InvalidSetting, ModelError, OutOfMemory
 from robustest.results import Edits, Scores
 
 # glibc's mallopt: memory that a layer frees is handed to the next one, not to the kernel, which would have to clear it
@@ -91,15 +91,23 @@ class TorchClassifier:
         try:
             with torch.inference_mode(), full_precision(self._device):
                 scores = self.module(batch)
-        except torch.cuda.OutOfMemoryError:
-            raise
+        except torch.cuda.OutOfMemoryError as error:
+            raise self._too_large(batch) from error
         except (RuntimeError, ValueError, TypeError, IndexError) as error:
+            if "allocate memory" in str(error):  # how torch says it on the CPU
+                raise self._too_large(batch) from error
             raise ModelError(
                 f"{self._info.source} failed on an input of shape {tuple(batch.shape)}: {' '.join(str(error).split())[:300]}"
             ) from error
         if not isinstance(scores, torch.Tensor):
             raise ModelError(f"{self._info.source} must return a tensor of scores; got {type(scores).__name__}.")
         return check_scores(scores.float().cpu().numpy(), len(batch), self._info.output, source=self._info.source)
+
+    def _too_large(self, batch: torch.Tensor) -> OutOfMemory:
+        return OutOfMemory(
+            f"{self._info.source}: {len(batch)} images of shape {tuple(batch.shape[1:])} in one call do not fit in the memory of "
+            f"{self._device}. Free some of it (other programs, fewer --workers), or use another device."
+        )
 
 
 def _keep_memory() -> None:
