@@ -160,9 +160,8 @@ class _Play:
         if aim not in self.views:
             assert self.rivals is not None
             view = self.views[aim] = self.views[_NEAREST].anew()
-            for cells, colours, drops in self.rivals.singles:
-                view.learn(cells, colours, drops[:, aim], noise=self.tuning.surprise)
-                view.borrow()
+            heard = [(cells, colours, drops[:, aim]) for cells, colours, drops in self.rivals.singles]
+            view.learn_in_turn(heard, noise=self.tuning.surprise)
         self.beliefs = self.views[aim]
 
     @property

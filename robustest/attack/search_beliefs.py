@@ -192,6 +192,18 @@ class Beliefs:
         np.add.at(self._told, (colours, self._region[cells]), surprise * size)
         np.add.at(self._heard, (colours, self._region[cells]), size**2)
 
+    def learn_in_turn(self, heard: list[tuple[Ints, Ints, NDArray[np.float64]]], *, noise: float) -> None:
+        """Take in several batches of cells, colours and drops, one after the other, and `borrow` after each."""
+        if fast() and heard:
+            cells, colours, drops = (np.concatenate(parts) for parts in zip(*heard, strict=True))
+            bounds = np.cumsum([0, *(len(part) for part, _, _ in heard)])
+            taught = (bounds, cells, colours, drops, np.float32(noise), self.tally, self.learning())
+            search_turn_kernels.learn_in_turn(*taught, REGION_PRIOR, COLOUR_PRIOR)
+            return
+        for cells, colours, drops in heard:
+            self.learn(cells, colours, drops, noise=noise)
+            self.borrow()
+
     def learning(self) -> tuple[Any, ...]:
         """What `search_kernels.learn` takes from `mean` on."""
         return (

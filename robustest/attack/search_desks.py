@@ -34,6 +34,38 @@ SWAP, CROWDED, TIED, MEASURE, OVER = range(5)  # `NEXT`: to swap on; room in the
 
 
 @compiled
+def write_down(
+    desk: Ints,
+    classes: Ints,
+    state: Ints,
+    need: Doubles,
+    numbers: Doubles,
+    swaps: Ints,
+    shades: Ints,
+    added: Ints,
+    places: Ints,
+    single: Masks,
+    keys: Ints,
+) -> None:
+    """Write where these arrays lie."""
+    desk[CLASSES], desk[STATE], desk[NEED], desk[NUMBERS] = (
+        classes.ctypes.data,
+        state.ctypes.data,
+        need.ctypes.data,
+        numbers.ctypes.data,
+    )
+    desk[SWAPS], desk[SHADES], desk[ADDED] = swaps.ctypes.data, shades.ctypes.data, added.ctypes.data
+    desk[PLACES], desk[SINGLE], desk[KEYS] = places.ctypes.data, single.ctypes.data, keys.ctypes.data
+
+
+@compiled
+def write_down_table(desk: Ints, table: Ints, numbered: Ints, rows: Doubles, count: int) -> None:
+    """Write where the table of the states asked lies, which holds so many."""
+    desk[TABLE], desk[NUMBERED], desk[ROWS] = table.ctypes.data, numbered.ctypes.data, rows.ctypes.data
+    desk[ROOM], desk[COUNT] = len(table), count
+
+
+@compiled
 def reluctances(desks: Ints, out: Doubles) -> None:
     """The logarithms of how likely each edit of each game's state is to leave it, one game after the other."""
     first = 0

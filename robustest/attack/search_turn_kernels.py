@@ -261,6 +261,27 @@ def borrow(
 
 
 @compiled
+def learn_in_turn(
+    bounds: Ints,
+    cells: Ints,
+    colours: Ints,
+    drops: Doubles,
+    noise: np.float32,
+    tally: Doubles,
+    learning: Any,
+    region_prior: float,
+    colour_prior: float,
+) -> None:
+    """`Beliefs.learn_in_turn`; the batches' edits are those from one of the bounds to the next."""
+    mean, deviation, size = learning[0], learning[1], learning[2]
+    told, heard, region = learning[13], learning[14], learning[15]
+    for part in range(len(bounds) - 1):
+        own = slice(bounds[part], bounds[part + 1])
+        learn(cells[own], colours[own], drops[own], noise, tally, learning)
+        borrow(mean, deviation, size, told, heard, region, region_prior, colour_prior)
+
+
+@compiled
 def climbs(
     words: Words,
     rest: Words,

@@ -92,9 +92,7 @@ class Desk:
         self.state, self.need, self.numbers = state, need, numbers
         self.desk = desk = np.zeros(desks.FIELDS, np.int64)
         self.address = address_of(desk)
-        desk[desks.CLASSES : desks.POOLED] = [
-            address_of(array) for array in (player.asked.classes, state, need, numbers, *found.arrays)
-        ]
+        desks.write_down(desk, player.asked.classes, state, need, numbers, *found.arrays)
         desk[desks.POOLED : desks.ROOM] = self.beliefs.sizes()
         desk[desks.RIVALS : desks.COUNT] = len(player.asked.classes), state.shape[1], player.tuning.batch
         desk[desks.AIM], desk[desks.LABEL] = player.aim, player.asked.label
@@ -113,8 +111,7 @@ class Desk:
         """Have room for one more question in the table of what was asked, and write down where it lies."""
         asked = self.player.asked
         self._table = asked.table(self.player.tuning.batch)
-        self.desk[desks.TABLE : desks.CLASSES] = [address_of(array) for array in self._table]
-        self.desk[desks.ROOM], self.desk[desks.COUNT] = len(self._table[0]), len(asked)
+        desks.write_down_table(self.desk, *self._table, len(asked))
 
     def hand_back(self) -> None:
         """Tell the player what was asked and what came of it."""
