@@ -17,6 +17,7 @@ from collections.abc import Generator
 import numpy as np
 from numpy.typing import NDArray
 
+from robustest.attack import search_climb_turns as climbing
 from robustest.attack import search_kernels
 from robustest.attack import search_single_turns as screening
 from robustest.attack import search_turns as swapping
@@ -38,7 +39,7 @@ from robustest.saliency.mixture import mixture
 
 Asking = Generator[Edits, Margins, Margins]
 Playing = Generator[Question, Margins, None]
-Growing = Generator[Edits, Margins, tuple[State, float] | None]
+Growing = Generator[Question, Margins, tuple[State, float] | None]
 
 _FLAT = 3  # questions in a row that told nothing, because the scores are saturated: another way must be found
 _CHECKING = 5  # of so many queries one may go into checking the last find
@@ -256,9 +257,12 @@ class _Play:
         height, lowest = 0, margin  # of the farthest leap
         half = 0 if self.large or self.best is None or not self._far() else self.left // 2  # to make that one smaller
         tallest = min(tuning.tallest, len(beliefs.cell_of_pixel) // 2)
-        while self.left > max(self.stop, half) and len(state) + 1 < min(
-            tallest, tallest if self.best is None else len(self.best)
-        ):
+        if swapping.together(self) and not self.large:
+            grown = yield from climbing.turns(self, margin, tallest=tallest, half=half, tiring=_FLAT)
+            if grown is None:
+                return None
+            state, margin = grown
+        while self.left > max(self.stop, half) and len(state) + 1 < min(tallest, len(self.best or range(tallest))):
             if self._hopeless(height, lowest, rounds * tuning.batch):
                 self.built = state
                 return None

@@ -28,7 +28,10 @@ COUNT, LEFT, STOP, AIM, LABEL, STALLED, FOUND, START, FLIP, NEXT = range(51, 61)
 # Of single edits: addresses and a size; how many changed nothing, turns in a row of such, whether a flip is the end, and
 # how many of these turns are, 0 for any.
 MARKS, ENERGY, EXPECTED, PHASE, FACTOR, MARGINS, PHASES, FLATS, FLAT, SEEKING, TIRING = range(61, 72)
-FIELDS = 72
+# Of states that grow: the offsets' address, 0 where all states have as many edits; the state's size, and what it stays
+# below; how many states add one edit.
+BOUNDS, HEIGHT, LIMIT, ONES = range(72, 76)
+FIELDS = 76
 
 SWAP, CROWDED, TIED, MEASURE, OVER = range(5)  # `NEXT`: to swap on; room in the table or an order is needed first; ...
 
@@ -171,32 +174,40 @@ def learning_on(desk: Ints, seen: np.float32, floor: np.float32) -> Any:
 
 
 @compiled
+def _edits_on(desk: Ints, count: int) -> int:
+    """Edits of the first so many states that were found."""
+    if desk[BOUNDS] == 0:
+        return int(count * desk[EDITS])
+    return int(addresses.ints_at(desk[BOUNDS], count + 1)[count])
+
+
+@compiled
 def gather(desks: Ints, channels: int) -> tuple[Ints, Floats, Ints]:
     """The states that were found, of one game after the other, as `Edits`: pixels, values and offsets."""
     states, edits = 0, 0
     for game in range(len(desks)):
         desk = addresses.ints_at(desks[game], FIELDS)
         states += desk[FOUND]
-        edits += desk[FOUND] * desk[EDITS]
+        edits += _edits_on(desk, desk[FOUND])
     pixels, values = np.empty(edits, np.int64), np.empty((edits, channels), np.float32)
     offsets = np.zeros(states + 1, np.int64)
     state, edit = 0, 0
     for game in range(len(desks)):
         desk = addresses.ints_at(desks[game], FIELDS)
-        count, size = desk[FOUND], desk[EDITS]
-        cells = addresses.ints_at(desk[SWAPS], count * size)
-        shades = addresses.ints_at(desk[SHADES], count * size)
-        pixel_of_cell, own = addresses.ints_at(desk[PIXELS], desk[WIDTH]), desk[OWN]
-        table = addresses.float_rows_at(desk[COLOURS], desk[KINDS] * own, channels)
-        for place in range(count * size):
+        count = _edits_on(desk, desk[FOUND])
+        cells, shades = addresses.ints_at(desk[SWAPS], count), addresses.ints_at(desk[SHADES], count)
+        pixel_of_cell, own_colours = addresses.ints_at(desk[PIXELS], desk[WIDTH]), desk[OWN]
+        table = addresses.float_rows_at(desk[COLOURS], desk[KINDS] * own_colours, channels)
+        for place in range(count):
             pixel = pixel_of_cell[cells[place]]
             pixels[edit] = pixel
-            row = shades[place] * own + (pixel if own > 1 else 0)
+            row = shades[place] * own_colours + (pixel if own_colours > 1 else 0)
             for channel in range(channels):
                 values[edit, channel] = table[row, channel]
             edit += 1
-        for _ in range(count):
-            offsets[state + 1] = offsets[state] + size
+        before = offsets[state]
+        for own in range(desk[FOUND]):
+            offsets[state + 1] = before + _edits_on(desk, own + 1)
             state += 1
     return pixels, values, offsets
 

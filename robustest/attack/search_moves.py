@@ -16,9 +16,9 @@ from robustest.attack.search_beliefs import FEW, NEVER, Beliefs, Floats
 from robustest.attack.search_states import Batch, Ints, State, with_each
 from robustest.compiled import fast
 
-_LEAPS = np.array([2, 4, 8, 16, 32])  # edits added at once, to see how near the end is
+LEAPS = np.array([2, 4, 8, 16, 32])  # edits added at once, to see how near the end is
 _ONES = np.ones(64, np.int64)
-_NEXT_TO_STATE = 0.25  # share of added edits that are put next to one of the state's
+NEXT_TO_STATE = 0.25  # share of added edits that are put next to one of the state's
 # Shares of swaps that move an edit to a neighbour of its own, put one next to another edit of the state, move a group of
 # neighbouring edits together, or give an edit another colour; the others bring in what is believed best anywhere.
 _MOVING, _JOINING, _SHIFTING, _RECOLOURING = 0.45, 0.3, 0.15, 0.1
@@ -45,16 +45,24 @@ class Ahead:
 
 
 def climbing_moves(
-    state: State, beliefs: Beliefs, *, optimism: float, count: int, rng: np.random.Generator
+    state: State,
+    beliefs: Beliefs,
+    *,
+    optimism: float,
+    count: int,
+    rng: np.random.Generator,
+    start: int | None = None,
 ) -> tuple[Batch, State, Ints] | None:
     """States with more edits than `state`: one more each, and then leaps of several.
+
+    Args:
+        start: see `Beliefs.noise`.
 
     Returns:
         batch: at most `count` states. added: the single edits of the first of them.
         sizes: how many edits each state adds. None where no edit is left.
     """
-    start: int | None = None
-    if fast() and beliefs.words is not None and rng is beliefs.rng:
+    if start is None and fast() and beliefs.words is not None and rng is beliefs.rng:
         found, start, ones, several, *arrays = search_turn_kernels.climbs(
             *beliefs.words,
             beliefs.pool,
@@ -63,8 +71,8 @@ def climbing_moves(
             beliefs.deviation,
             beliefs.tally,
             count,
-            _LEAPS,
-            _NEXT_TO_STATE,
+            LEAPS,
+            NEXT_TO_STATE,
             beliefs.grid.around,
             LIMITS,
             state.cells,
@@ -74,15 +82,15 @@ def climbing_moves(
             return None
         if found != search_turn_kernels.TIES:
             cells, colours, offsets, *added = arrays
-            return Batch(cells, colours, offsets), State(*added), np.concatenate([_ONES[:ones], _LEAPS[:several]])
+            return Batch(cells, colours, offsets), State(*added), np.concatenate([_ONES[:ones], LEAPS[:several]])
     scores = beliefs.bounds(*beliefs.noise(optimism, start=start))
-    ranked = State(*beliefs.top(scores, int(_LEAPS[-1]), avoid=state.cells))
+    ranked = State(*beliefs.top(scores, int(LEAPS[-1]), avoid=state.cells))
     if not len(ranked):
         return None
-    leaps = [size for size in _LEAPS.tolist() if size <= len(ranked)]
+    leaps = [size for size in LEAPS.tolist() if size <= len(ranked)]
     single = ranked.keep(np.arange(min(count - len(leaps), len(ranked))))
     if len(state):
-        anchors = state.cells[rng.integers(len(state), size=int(len(single) * _NEXT_TO_STATE))]
+        anchors = state.cells[rng.integers(len(state), size=int(len(single) * NEXT_TO_STATE))]
         rows, near_cells, near_colours = _near(scores, anchors, beliefs, rng)
         places = len(single) - len(anchors) + rows
         single.cells[places], single.colours[places] = near_cells, near_colours

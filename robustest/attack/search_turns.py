@@ -96,7 +96,6 @@ class Desk:
         desk[desks.POOLED : desks.ROOM] = self.beliefs.sizes()
         desk[desks.RIVALS : desks.COUNT] = len(player.asked.classes), state.shape[1], player.tuning.batch
         desk[desks.AIM], desk[desks.LABEL] = player.aim, player.asked.label
-        desk[desks.FLIP] = -1
 
     def __len__(self) -> int:
         return int(self.desk[desks.FOUND])
@@ -104,7 +103,7 @@ class Desk:
     def take_up(self, stop: int) -> None:
         """Write down where everything lies, and how many queries are left, the last so many of which are not spent."""
         self._believed, self.desk[: desks.TABLE] = self.beliefs.places()
-        self.desk[desks.LEFT], self.desk[desks.STOP] = self.player.left, stop
+        self.desk[desks.LEFT], self.desk[desks.STOP], self.desk[desks.FLIP] = self.player.left, stop, -1
         self.make_room()
 
     def make_room(self) -> None:
@@ -118,9 +117,15 @@ class Desk:
         player, desk = self.player, self.desk
         self.count_asked()
         player.left = int(desk[desks.LEFT])
-        flip, size = int(desk[desks.FLIP]), self.state.shape[1]
-        if flip >= 0 and (player.best is None or size < len(player.best)):
-            player.best = State(self.found.cells[flip].copy(), self.found.colours[flip].copy())
+        flip = int(desk[desks.FLIP])
+        if flip >= 0:
+            found = self.found_at(flip)
+            if player.best is None or len(found) < len(player.best):
+                player.best = found
+
+    def found_at(self, place: int) -> State:
+        """One of the states that were asked about."""
+        return State(self.found.cells[place].copy(), self.found.colours[place].copy())
 
     def count_asked(self) -> None:
         """Tell the table how many states were added to it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,15 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from robustest import compiled
-from robustest.attack import addresses, draws, driver, search_desks, search_single_desks, search_turn_kernels
+from robustest.attack import (
+    addresses,
+    draws,
+    driver,
+    search_climb_desks,
+    search_desks,
+    search_single_desks,
+    search_turn_kernels,
+)
 from robustest.attack import questions as questions_of_a_group
 from robustest.attack.find import iter_adversarials
 from robustest.attack.questions import Asked
@@ -97,21 +106,51 @@ def test_every_question_is_the_same(
         aims.extend(addresses.ints_at(address, search_desks.FIELDS)[search_desks.AIM] for address in args[0])
         return heed(*args)
 
-    tried: list[int] = []
-    heed_singles: Any = search_single_desks.heed
     monkeypatch.setattr(search_desks, "heed", counted)
-    monkeypatch.setattr(search_single_desks, "heed", lambda *args: (tried.append(len(args[0])), heed_singles(*args))[1])
+    singles = _count_heeded(monkeypatch, search_single_desks)
     assert questions(monkeypatch, shape, fast=True, queries=500, games=games) == wanted
-    assert sum(tried) > 20
+    assert sum(singles) > 20
     assert len(aims) > 20  # it was these turns that asked
     assert {aim >= 0 for aim in aims} == {False, True}  # for the nearest class, and for a rival
 
 
-def test_where_scores_are_equal_numpy_puts_them_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As if all of them always were: nothing but the place of the noise is drawn in compiled code then."""
-    wanted = questions(monkeypatch, (8, 8, 1), fast=False, queries=300)
+def far_away(images: NDArray[np.float32]) -> NDArray[np.float32]:
+    """A linear classifier: class 0 of these images, by some ten pixels."""
+    weights = np.random.default_rng(2).standard_normal((int(np.prod(images.shape[1:])), 3))
+    scores = [row @ weights for row in images.reshape(len(images), -1).astype(np.float64)]
+    return (np.array(scores) + np.array([30.0, 0, 0])).astype(np.float32)
+
+
+@pytest.mark.parametrize("games", [None, 1])
+def test_where_many_pixels_are_needed_every_question_is_the_same(
+    games: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = questions(monkeypatch, (12, 11, 1), fast=False, queries=700, scores=far_away)
     compiled.use(True)
-    propose: Any = search_desks.propose
+    climbs = _count_heeded(monkeypatch, search_climb_desks)
+    assert questions(monkeypatch, (12, 11, 1), fast=True, queries=700, scores=far_away, games=games) == wanted
+    assert sum(climbs) > 20
+
+
+def _count_heeded(monkeypatch: pytest.MonkeyPatch, module: ModuleType) -> list[int]:
+    """How many games' answers each call of a module's `heed` takes in, from now on."""
+    heed: Any = module.heed
+    counts: list[int] = []
+
+    def counted(games: NDArray[np.int64], *args: Any) -> Any:
+        counts.append(len(games))
+        return heed(games, *args)
+
+    monkeypatch.setattr(module, "heed", counted)
+    return counts
+
+
+@pytest.mark.parametrize("module", [search_desks, search_single_desks, search_climb_desks])
+def test_where_scores_are_equal_numpy_puts_them_in_order(module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if all of them always were: nothing but the place of the noise is drawn in compiled code then."""
+    wanted = questions(monkeypatch, (12, 11, 1), fast=False, queries=300, scores=far_away)
+    compiled.use(True)
+    propose: Any = module.propose
 
     def ties(addresses_of_desks: NDArray[np.int64], *args: Any) -> NDArray[np.int64]:
         desks = [addresses.ints_at(address, search_desks.FIELDS) for address in addresses_of_desks]
@@ -129,8 +168,8 @@ def test_where_scores_are_equal_numpy_puts_them_in_order(monkeypatch: pytest.Mon
         told[1, told[1] != search_desks.CROWDED] = search_desks.TIED
         return told
 
-    monkeypatch.setattr(search_desks, "propose", ties)
-    assert questions(monkeypatch, (8, 8, 1), fast=True, queries=300) == wanted
+    monkeypatch.setattr(module, "propose", ties)
+    assert questions(monkeypatch, (12, 11, 1), fast=True, queries=300, scores=far_away) == wanted
 
 
 def test_arrays_may_be_others_after_turns_of_another_kind(monkeypatch: pytest.MonkeyPatch) -> None:
