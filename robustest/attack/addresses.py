@@ -1,6 +1,7 @@
 """Arrays by their address in memory, in compiled code: so one call can work on what many games hold, each in its own arrays.
 
-What lies at an address must live as long as the address is used: whoever writes one down keeps the array beside it.
+Who writes an address down holds the array, too, as long as the address may be used: a `search_turns.Desk` does. Nobody may put
+another array in its place meanwhile; what plain code does between such turns may, so desks look everything up anew after it.
 """
 
 from __future__ import annotations

@@ -197,3 +197,19 @@ def test_whole_attacks_are_the_same(values: str) -> None:
         outcomes.append([(r.verdict, r.queries, r.remembered, r.margin, r.curve, r.l2) for r in found])
     assert outcomes[0] == outcomes[1]
     assert sum(outcome[1] for outcome in outcomes[0]) > 500
+
+
+@given(seed=st.integers(0, 10_000), width=st.integers(2, 1500), count=st.integers(1, 40), spread=st.floats(0, 20))
+def test_the_best_are_those_that_sorting_finds(seed: int, width: int, count: int, spread: float) -> None:
+    """Scores that are high together in one part of the image, as they are in play; a third of the cells is never chosen."""
+    compiled.use(True)
+    rng, never = np.random.default_rng(seed), np.float32(-1e30)
+    hill = np.exp(-np.square((np.arange(width) - rng.integers(width)) / 50))
+    scores = (rng.standard_normal((2, width)) + spread * hill).astype(np.float32)
+    scores[:, rng.random(width) < 1 / 3] = never
+    best = scores.max(axis=0)
+    wanted = [cell for cell in np.argsort(-best, kind="stable")[:count].tolist() if best[cell] > never / 2]
+    found, cells, colours, highest = search_ranking.ranked(scores.copy(), count, np.zeros(0, np.int64), never)
+    assert cells[:found].tolist() == wanted
+    assert colours[:found].tolist() == scores[:, wanted].argmax(axis=0).tolist()
+    assert (highest == best).all()
