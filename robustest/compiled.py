@@ -1,7 +1,7 @@
 """Compiled inner loops: where they are had, and when they are worth their loading.
 
 An inner loop that matters exists twice: in numpy, which says what it does and runs anywhere, and compiled by numba (extra
-`fast`), which gives the same bits sooner. Importing numba and reading compiled code from its cache takes about half a
+`fast`), which gives the same bits sooner. Importing numba and reading compiled code from its cache takes most of a
 second, compiling it the first time on a machine many seconds. So a process begins with numpy and changes over when it has
 scored so many images that a run of the same length again would pay for it; since both give the same bits, a result does
 not depend on when that is.
@@ -17,7 +17,7 @@ from typing import Any, TypeVar, cast
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
-_WORTH_LOADING = 50_000  # queries scored in this process that make it worth to read compiled code
+_WORTH_LOADING = 20_000  # queries scored in this process that make it worth to read compiled code
 _WORTH_COMPILING = 500_000  # and to compile it, where no process did before
 _OPTIONS: dict[str, Any] = {
     "nogil": True,

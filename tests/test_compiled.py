@@ -73,7 +73,7 @@ def test_a_memory_goes_over_to_a_table_with_all_it_knows() -> None:
 
 
 @needs_numba
-@pytest.mark.parametrize(("kept", "enough"), [(True, 50_000), (False, 500_000)])
+@pytest.mark.parametrize(("kept", "enough"), [(True, 20_000), (False, 500_000)])
 def test_compiled_loops_come_after_enough_queries_and_not_before(
     monkeypatch: pytest.MonkeyPatch, kept: bool, enough: int
 ) -> None:
