@@ -140,7 +140,7 @@ class Beliefs:
 
     def promise(self) -> NDArray[np.float64]:
         """(H*W,) how much each pixel is believed to lower the margin at its best colour, in units of `scale`, >= 0."""
-        best = self.mean[:, self.cell_of_pixel].max(axis=0)
+        best = self.mean.max(axis=0)[self.cell_of_pixel]
         return np.asarray(np.maximum(best, 0) / np.float64(self.scale), np.float64)
 
     def neighbours(self, cells: Ints) -> Ints:
