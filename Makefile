@@ -33,3 +33,4 @@ test-slow: .venv/installed-dev   ## the slow tests too
 
 clean:                   ## remove the virtual environment and caches
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis demo-report
+	find robustest -name '*.nb[ci]' -delete
