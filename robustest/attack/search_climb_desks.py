@@ -23,7 +23,7 @@ def propose(games: Ints, optimism: float, leaps: Ints, next_to: float, limits: F
     told = np.empty((2, len(games)), np.int64)
     for game in range(len(games)):
         desk = addresses.ints_at(games[game], desks.FIELDS)
-        kinds, width, most, size = desk[desks.KINDS], desk[desks.WIDTH], desk[desks.BATCH], desk[desks.HEIGHT]
+        most, size = desk[desks.BATCH], desk[desks.HEIGHT]
         states, following = 0, desks.SWAP
         if 2 * (desk[desks.COUNT] + most) > desk[desks.ROOM]:
             following = desks.CROWDED
@@ -31,13 +31,7 @@ def propose(games: Ints, optimism: float, leaps: Ints, next_to: float, limits: F
             state = addresses.int_rows_at(desk[desks.STATE], 2, desk[desks.EDITS])
             found, desk[desks.START], ones, several, cells, colours, offsets, single, shades = (
                 search_turn_kernels.climbs(
-                    addresses.words_at(desk[desks.WORDS], 4),
-                    addresses.words_at(desk[desks.REST], 2),
-                    addresses.float_rows_at(desk[desks.POOL], 1, desk[desks.POOLED])[0],
-                    optimism,
-                    addresses.float_rows_at(desk[desks.MEAN], kinds, width),
-                    addresses.float_rows_at(desk[desks.DEVIATION], kinds, width),
-                    addresses.doubles_at(desk[desks.TALLY], 2),
+                    *desks.drawing_on(desk, optimism),
                     most,
                     leaps,
                     next_to,

@@ -18,9 +18,9 @@ from robustest.attack.search_asked import NOTHING
 from robustest.attack.search_moves import LEAPS, LIMITS, NEXT_TO_STATE, climbing_moves
 from robustest.attack.search_palette import SEEN
 from robustest.attack.search_states import State
-from robustest.attack.search_turns import Desk, Ints, Player, addresses_of, edits_of
+from robustest.attack.search_turns import Desk, Ints, Player, addresses_of
 from robustest.attack.task import Question
-from robustest.results import Edits, Margins
+from robustest.results import Margins
 
 _POWERS = np.concatenate([np.ones(1, np.int64), LEAPS]) ** 0.7
 _HIGHEST = int(LEAPS[-1])
@@ -117,11 +117,6 @@ class ClimbTurns(Desk):
             if then in (desks.CROWDED, desks.TIED):
                 found[place] = turns[place]._settle(then)
         return found
-
-    @staticmethod
-    def edits(turns: Sequence[ClimbTurns]) -> Edits:
-        """What they ask, one after the other."""
-        return edits_of(turns)
 
     @staticmethod
     def heed(

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from robustest.attack import addresses, search_swap_kernels, search_turn_kernels
+from robustest.attack.draws import Words
 from robustest.attack.search_kernels import Doubles, Floats, Ints, Masks
 from robustest.compiled import compiled
 
@@ -104,13 +105,7 @@ def propose(desks: Ints, likely: Doubles, optimism: float, despair: int, shares:
             following = CROWDED
         else:
             found, desk[START] = search_swap_kernels.propose_swaps(
-                addresses.words_at(desk[WORDS], 4),
-                addresses.words_at(desk[REST], 2),
-                addresses.float_rows_at(desk[POOL], 1, desk[POOLED])[0],
-                optimism,
-                addresses.float_rows_at(desk[MEAN], kinds, width),
-                addresses.float_rows_at(desk[DEVIATION], kinds, width),
-                addresses.doubles_at(desk[TALLY], 2),
+                *drawing_on(desk, optimism),
                 2 * desk[BATCH],
                 addresses.int_rows_at(desk[STATE], 2, size),
                 weight,
@@ -146,6 +141,21 @@ def _found_on(desk: Ints) -> tuple[Ints, Ints, Ints, Ints, Masks, Ints]:
         addresses.ints_at(desk[PLACES], most),
         addresses.mask_rows_at(desk[SINGLE], 1, most)[0],
         addresses.ints_at(desk[KEYS], most),
+    )
+
+
+@compiled
+def drawing_on(desk: Ints, optimism: float) -> tuple[Words, Words, Floats, float, Floats, Floats, Doubles]:
+    """What the best edits by drawn upper bounds are found with, as `propose_swaps` takes it first; optimism: deviations added to a mean."""
+    kinds, width = desk[KINDS], desk[WIDTH]
+    return (
+        addresses.words_at(desk[WORDS], 4),
+        addresses.words_at(desk[REST], 2),
+        addresses.float_rows_at(desk[POOL], 1, desk[POOLED])[0],
+        optimism,
+        addresses.float_rows_at(desk[MEAN], kinds, width),
+        addresses.float_rows_at(desk[DEVIATION], kinds, width),
+        addresses.doubles_at(desk[TALLY], 2),
     )
 
 

@@ -29,19 +29,13 @@ def propose(games: Ints, boldness: float, never: np.float32) -> Ints:
     told = np.empty((2, len(games)), np.int64)
     for game in range(len(games)):
         desk = addresses.ints_at(games[game], desks.FIELDS)
-        kinds, width, most = desk[desks.KINDS], desk[desks.WIDTH], desk[desks.BATCH]
+        most = desk[desks.BATCH]
         found, following = 0, desks.SWAP
         if 2 * (desk[desks.COUNT] + most) > desk[desks.ROOM]:
             following = desks.CROWDED
         else:
             found, desk[desks.START], cells, colours = search_turn_kernels.best_singles(
-                addresses.words_at(desk[desks.WORDS], 4),
-                addresses.words_at(desk[desks.REST], 2),
-                addresses.float_rows_at(desk[desks.POOL], 1, desk[desks.POOLED])[0],
-                boldness,
-                addresses.float_rows_at(desk[desks.MEAN], kinds, width),
-                addresses.float_rows_at(desk[desks.DEVIATION], kinds, width),
-                addresses.doubles_at(desk[desks.TALLY], 2),
+                *desks.drawing_on(desk, boldness),
                 _marks_on(desk),
                 most,
                 never,

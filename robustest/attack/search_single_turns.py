@@ -19,8 +19,8 @@ from robustest.attack.search_asked import NOTHING
 from robustest.attack.search_beliefs import COLOUR_PRIOR, NEVER, REGION_PRIOR
 from robustest.attack.search_palette import SEEN
 from robustest.attack.search_rivals import Rivals
-from robustest.attack.search_turns import Desk, Ints, Player, Playing, addresses_of, edits_of
-from robustest.results import Edits, Margins
+from robustest.attack.search_turns import Desk, Ints, Player, Playing, addresses_of
+from robustest.results import Margins
 
 
 class Screener(Player, Protocol):
@@ -98,11 +98,6 @@ class SingleTurns(Desk):
                 one.screener.singles_left = False
         found: list[int] = counts
         return found
-
-    @staticmethod
-    def edits(turns: Sequence[SingleTurns]) -> Edits:
-        """What they ask, one after the other."""
-        return edits_of(turns)
 
     @staticmethod
     def heed(

@@ -131,15 +131,15 @@ class Desk:
         """Tell the table how many states were added to it."""
         self.player.asked.grew(int(self.desk[desks.COUNT]) - len(self.player.asked))
 
+    @staticmethod
+    def edits(turns: Sequence[Desk]) -> Edits:
+        """What they ask, one after the other."""
+        return Edits(*desks.gather(addresses_of(turns), turns[0].beliefs.palette.base.shape[1]))
+
 
 def addresses_of(turns: Sequence[Desk]) -> Ints:
     """(G,) where the desks lie."""
     return np.array([one.address for one in turns])
-
-
-def edits_of(turns: Sequence[Desk]) -> Edits:
-    """What was found on the desks, one after the other."""
-    return Edits(*desks.gather(addresses_of(turns), turns[0].beliefs.palette.base.shape[1]))
 
 
 class SwapTurns(Desk):
@@ -218,11 +218,6 @@ class SwapTurns(Desk):
                     again.append(place)
             waiting = again
         return found
-
-    @staticmethod
-    def edits(turns: Sequence[SwapTurns]) -> Edits:
-        """What they ask, one after the other."""
-        return edits_of(turns)
 
     @staticmethod
     def heed(
