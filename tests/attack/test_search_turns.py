@@ -136,6 +136,29 @@ def test_where_many_pixels_are_needed_every_question_is_the_same(step: float, mo
     assert sum(climbs) > 10
 
 
+def rugged(images: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Class 0 whatever is changed, by a margin that looks random: whoever builds a state soon stands still for long."""
+    weights = np.random.default_rng(2).standard_normal(int(np.prod(images.shape[1:])))
+    heights = [1e4 * float(row @ weights) % 1 for row in images.reshape(len(images), -1).astype(np.float64)]
+    return np.stack([5 + np.array(heights), np.zeros(len(images))], axis=1).astype(np.float32)
+
+
+def test_where_building_stands_still_every_question_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = questions(monkeypatch, (8, 8, 1), fast=False, queries=700, scores=rugged)
+    compiled.use(True)
+    heed: Any = search_climb_desks.heed
+    stalled: list[int] = []
+
+    def counted(*args: Any) -> Any:
+        told = heed(*args)
+        stalled.extend(addresses.ints_at(address, search_desks.FIELDS)[search_desks.STALLED] for address in args[0])
+        return told
+
+    monkeypatch.setattr(search_climb_desks, "heed", counted)
+    assert questions(monkeypatch, (8, 8, 1), fast=True, queries=700, scores=rugged) == wanted
+    assert max(stalled) > 6  # so that a worse state was gone on from, twice
+
+
 def _count_heeded(monkeypatch: pytest.MonkeyPatch, module: ModuleType) -> list[int]:
     """How many games' answers each call of a module's `heed` takes in, from now on."""
     heed: Any = module.heed
