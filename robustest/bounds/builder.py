@@ -32,7 +32,7 @@ class GraphBuilder:
         """Note that the model takes the softmax of this node; `build` refuses anything after it."""
         self.softmax = node
         self.assumptions.append(
-            "The last Softmax is left out: in exact arithmetic it does not change which class is largest."
+            "The last Softmax is left out; what its rounding cannot tell apart is charged to the scores before it."
         )
 
     def shape(self, node: int) -> Shape:
@@ -102,6 +102,13 @@ class GraphBuilder:
         """Multiply and add, numbers that broadcast against the shape from the right."""
         shape = self.shape(parent)
         mass = constant.abs() if mass is None else mass
+        for values in (factor, constant):
+            sides = zip(reversed(values.shape), reversed(shape), strict=False)
+            if values.dim() > len(shape) or any(mine not in (1, there) for mine, there in sides):
+                raise UnsupportedLayer(
+                    f"layer {name} combines an array of shape {shape} with a constant of shape {tuple(values.shape)}; only "
+                    "constants that leave the array's shape as it is are supported."
+                )
         flat = [torch.broadcast_to(t.double(), shape).flatten() for t in (factor, constant, mass)]
         return self.linear(parent, Scale(flat[0], flat[1], shape, flat[2]), name, single=single)
 
@@ -153,6 +160,8 @@ class GraphBuilder:
     def permute(self, parent: int, axes: Sequence[int], name: str) -> int:
         """Transpose; axes do not count the batch axis."""
         shape = self.shape(parent)
+        if sorted(axes) != list(range(len(shape))):
+            raise UnsupportedLayer(f"layer {name} orders the axes of an array of shape {shape} as {list(axes)}.")
         index = torch.arange(prod(shape)).reshape(shape).permute(*axes)
         return self.gather(parent, index.flatten(), tuple(index.shape), name)
 

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from robustest.bounds.errors import GraphMismatch, UnsupportedLayer
 from robustest.bounds.ops import Conv, Dense, Gather, LinearOp, Scale, Shape
-from robustest.bounds.rounding import FLUSH32, OUTWARD, U32, U64, gamma, gammas
+from robustest.bounds.rounding import FLUSH32, OUTWARD, SOFTMAX_TIE32, SOFTMAX_TIE64, U32, U64, gamma, gammas
 
 _SPARE = 8
 """Roundings that every operator is charged beyond its summands: of its products, and of weights that were folded."""
@@ -268,7 +268,7 @@ class BoundGraph:
             rate = (own + gammas(node.op.live_terms(reach[0]) + _SPARE, unit)) * OUTWARD
         if executed and self._unrounded[index] and bool((magnitude <= (_WHOLE32 if unit >= U32 else _WHOLE64)).all()):
             rate, absolute = own * OUTWARD, 0.0  # no sum of some of the terms is larger
-        error = magnitude * rate + absolute
+        error = magnitude * rate + (absolute + self._tied(index, unit))
         if not executed:
             return error
         # A sum that may overflow on the way can come out as anything.
@@ -277,7 +277,13 @@ class BoundGraph:
     def error_rate(self, index: int, *, unit: float) -> tuple[float, float]:
         """What a node rounds at most: a part relative to the summed magnitudes of its terms, and an absolute one."""
         own, executed, absolute = self._rates(index, unit)
-        return (own + executed) * OUTWARD, absolute
+        return (own + executed) * OUTWARD, absolute + self._tied(index, unit)
+
+    def _tied(self, index: int, unit: float) -> float:
+        """What a score is charged for an executed softmax behind it, which gives scores that hardly differ the same value."""
+        if not (unit and self.softmax and index == len(self.nodes) - 1):
+            return 0.0
+        return (SOFTMAX_TIE32 if unit >= U32 else SOFTMAX_TIE64) / 2
 
     def _rates(self, index: int, unit: float) -> tuple[float, float, float]:
         """Relative errors of this program's own use of a node and of its execution; the absolute error of either."""

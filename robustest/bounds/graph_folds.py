@@ -21,6 +21,18 @@ def fold(kind: str, label: str, given: list[Array], attributes: dict[str, Any]) 
         raise UnsupportedLayer(f"layer {label}: constants cannot be worked out through it.") from None
 
 
+def constant_of(label: str, attributes: dict[str, Any]) -> Array:
+    """The array of a Constant node, in whichever of its attributes it stands."""
+    from onnx import numpy_helper
+
+    ((kind, value),) = attributes.items()
+    if kind == "value":
+        return np.asarray(numpy_helper.to_array(value))
+    if kind in ("value_float", "value_floats", "value_int", "value_ints"):
+        return np.asarray(value, np.float32 if "float" in kind else np.int64)
+    raise UnsupportedLayer(f"layer {label} holds its value as {kind}.")
+
+
 def _fold_slice(given: list[Array], attributes: dict[str, Any]) -> Array:
     starts = attributes.get("starts") or given[1]
     ends = attributes.get("ends") or given[2]

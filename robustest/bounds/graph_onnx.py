@@ -20,7 +20,7 @@ from torch import Tensor
 from robustest.bounds.builder import GraphBuilder
 from robustest.bounds.errors import UnsupportedLayer, UnsupportedNumerics
 from robustest.bounds.graph import Activation
-from robustest.bounds.graph_folds import fold
+from robustest.bounds.graph_folds import constant_of, fold
 from robustest.bounds.graph_layers import average_pool, clip, global_average, max_pool
 from robustest.errors import MissingExtra, ModelError
 
@@ -60,9 +60,7 @@ def read_onnx(path: Path, builder: GraphBuilder, entry: int) -> int:
         if "broadcast" in attributes:
             raise UnsupportedLayer(f"layer {label} broadcasts as ONNX did before version 7. Export the model again.")
         if node.op_type == "Constant":
-            if "value" not in attributes:
-                raise UnsupportedLayer(f"layer {label} holds its value as {', '.join(sorted(attributes))}.")
-            values[node.output[0]] = numpy_helper.to_array(attributes["value"])
+            values[node.output[0]] = constant_of(label, attributes)
             continue
         if node.op_type == "Softmax" and node.output[0] == result:
             before = values[node.input[0]]
@@ -244,8 +242,9 @@ class _Reader:
         return self._arithmetic(self._node(node, label), factor, np.zeros(()), label)
 
     def _on_div(self, label: str, given: list[Value], attributes: dict[str, Any]) -> Value:
-        by = self._const(given[1], label).astype(np.float64)
-        return self._arithmetic(self._node(given[0], label), 1.0 / by, np.zeros(()), label)
+        with np.errstate(divide="ignore"):  # what is divided by 0 is refused as weights that are not finite
+            factor = 1.0 / self._const(given[1], label).astype(np.float64)
+        return self._arithmetic(self._node(given[0], label), factor, np.zeros(()), label)
 
     def _arithmetic(self, node: int, factor: Array, constant: Array, label: str) -> Value:
         shape = self.builder.shape(node)
@@ -312,6 +311,8 @@ class _Reader:
         shape = self.builder.shape(x)
         axes = attributes.get("axes") or ([int(a) for a in self._const(given[1], label)] if len(given) > 1 else None)
         drop = {a % (len(shape) + 1) for a in axes} if axes else {i + 1 for i, d in enumerate(shape) if d == 1}
+        if 0 in drop:
+            raise UnsupportedLayer(f"layer {label} drops the batch axis.")
         return self.builder.reshape(x, tuple(d for i, d in enumerate(shape) if i + 1 not in drop))
 
     def _on_transpose(self, label: str, given: list[Value], attributes: dict[str, Any]) -> Value:

@@ -8,6 +8,7 @@ tree that does not cover its region, another model file or a leaf whose bound is
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import time
 from collections.abc import Mapping, Sequence
@@ -90,9 +91,9 @@ def recheck(path: str | Path, model: str | Path) -> Verdict:
     started = time.thread_time()
     content = _load(Path(path))
     image = _image(content)
-    network = read_model(Path(model), content["spec"], image.shape)
-    if network.digest != content["model"]["sha256"]:
+    if hashlib.sha256(Path(model).read_bytes()).hexdigest() != content["model"]["sha256"]:
         return Verdict(Finding.WRONG_MODEL, 0, None, "", time.thread_time() - started)
+    network = read_model(Path(model), content["spec"], image.shape)
     classes = network.layers[-1].size
     label, target = content["label"], content["target"]
     rivals = [c for c in range(classes) if c != label] if target is None else [target]
@@ -118,11 +119,13 @@ def recheck(path: str | Path, model: str | Path) -> Verdict:
 
 
 def _bounded(network: Model, leaf: Leaf, rows: Array, slopes: Slopes | None) -> tuple[float, Array]:
-    """The least margin over a leaf, and how much each dimension's move matters to it."""
+    """The least margin over a leaf, less what its softmax may tie, and how much each dimension's move matters to it."""
     if any(layer.zero is not None for layer in network.layers):
-        return least_margin(network, leaf, rows)
-    margins, influence = least_margins(network, leaf, rows, slopes)
-    return float(margins.min()), influence
+        least, influence = least_margin(network, leaf, rows)
+    else:
+        margins, influence = least_margins(network, leaf, rows, slopes)
+        least = float(margins.min())
+    return least - network.tie, influence
 
 
 def _load(path: Path) -> dict[str, Any]:

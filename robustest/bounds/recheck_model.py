@@ -19,9 +19,12 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from robustest.bounds.errors import UnsupportedLayer
-from robustest.bounds.recheck_windows import windows
+from robustest.bounds.recheck_windows import no_automatic_padding, windows
 
 Array = NDArray[np.float64]
+
+_SOFTMAX_TIE = 2.0**-19
+"""Scores that differ by less may have the same float32 probability."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +55,14 @@ class Layer:
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """Layers in order, the last gives the scores. digest: sha256 of the file."""
+    """Layers in order, the last gives the scores.
+
+    digest: sha256 of the file. tie: margins up to this may be a tie, by the rounding of a softmax behind the scores.
+    """
 
     layers: tuple[Layer, ...]
     digest: str
+    tie: float = 0.0
 
     def values(self, image: Array) -> list[Array]:
         """Of every layer, for one flattened image."""
@@ -93,7 +100,8 @@ def read_model(path: Path, spec: Mapping[str, Any], shape: tuple[int, int, int])
 
     content = path.read_bytes()
     reader = _Reader(spec, shape)
-    return Model(tuple(reader.read(onnx.load_from_string(content))), hashlib.sha256(content).hexdigest())
+    layers = tuple(reader.read(onnx.load_from_string(content)))
+    return Model(layers, hashlib.sha256(content).hexdigest(), _SOFTMAX_TIE if reader.softmax else 0.0)
 
 
 class _Reader:
@@ -102,6 +110,7 @@ class _Reader:
     def __init__(self, spec: Mapping[str, Any], shape: tuple[int, int, int]) -> None:
         self.layers: list[Layer] = [Layer((), prod(shape))]
         self.known: dict[str, tuple[int, tuple[int, ...]] | NDArray[Any]] = {}
+        self.softmax = False
         self.entry = self._prepared(spec, shape)
 
     def _prepared(self, spec: Mapping[str, Any], shape: tuple[int, int, int]) -> tuple[int, tuple[int, ...]]:
@@ -138,10 +147,14 @@ class _Reader:
         for node in graph.node:
             given = {a.name: helper.get_attribute_value(a) for a in node.attribute}
             if node.op_type == "Constant":
-                self.known[node.output[0]] = numpy_helper.to_array(given["value"])
+                ((kind, value),) = given.items()
+                self.known[node.output[0]] = numpy_helper.to_array(value) if kind == "value" else np.asarray(value)
                 continue
-            if node.op_type in ("Softmax", "LogSoftmax") and node.output[0] == graph.output[0].name:
+            if node.op_type == "Softmax" and node.output[0] == graph.output[0].name:
+                if given.get("axis", -1) not in (-1, 1):
+                    raise UnsupportedLayer(f"layer {node.name} (Softmax) is not over the classes.")
                 self.known[node.output[0]] = self.known[node.input[0]]
+                self.softmax = True
                 continue
             if node.domain not in ("", "ai.onnx"):
                 raise UnsupportedLayer(f"layer {node.name} ({node.op_type}) is of domain {node.domain!r}.")
@@ -185,13 +198,13 @@ class _Reader:
     def _conv(self, inputs: Sequence[Any], given: Mapping[str, Any]) -> tuple[int, tuple[int, ...]]:
         (at, shape), weight = inputs[0], inputs[1].astype(np.float64)
         bias = inputs[2].astype(np.float64) if len(inputs) > 2 else np.zeros(len(weight))
-        _no_automatic_padding(given)
+        no_automatic_padding(given)
         matrix, out = windows(shape, weight, given)
         return self._affine(at, matrix, np.repeat(bias, out[1] * out[2])), out
 
     def _averagepool(self, inputs: Sequence[Any], given: Mapping[str, Any]) -> tuple[int, tuple[int, ...]]:
         (at, shape), size = inputs[0], given["kernel_shape"]
-        _no_automatic_padding(given)
+        no_automatic_padding(given)
         if any(given.get("pads", [0])) or given.get("ceil_mode") or any(d != 1 for d in given.get("dilations", [])):
             raise UnsupportedLayer("average pooling with padding or dilation is not known to the recheck.")
         weight = np.full((shape[0], 1, *size), 1.0 / prod(size))
@@ -265,7 +278,7 @@ class _Reader:
             or any(d != 1 for d in given.get("dilations", []))
         ):
             raise UnsupportedLayer("only plain max pooling in two dimensions is known to the recheck.")
-        _no_automatic_padding(given)
+        no_automatic_padding(given)
         stride, (top, left, bottom, right) = given.get("strides", [1, 1]), given.get("pads", [0, 0, 0, 0])
         index = np.pad(
             np.arange(prod(shape)).reshape(shape), ((0, 0), (top, bottom), (left, right)), constant_values=-1
@@ -382,8 +395,3 @@ def _marked(layers: list[Layer]) -> list[Layer]:
         replace(layer, whole=layer.sums and fits and single)
         for layer, fits, single in zip(layers, whole, alone, strict=True)
     ]
-
-
-def _no_automatic_padding(given: Mapping[str, Any]) -> None:
-    if given.get("auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID"):
-        raise UnsupportedLayer("automatic padding is not known to the recheck.")

@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+from robustest.bounds.errors import UnsupportedLayer
+
 Array = NDArray[np.float64]
 
 
@@ -38,3 +40,9 @@ def windows(shape: tuple[int, ...], weight: Array, given: Mapping[str, Any]) -> 
     size = (count * high * wide, channels * height * width)
     triple = (np.concatenate(entries), (np.concatenate(to), np.concatenate(come)))
     return sparse.csr_matrix(triple, shape=size), (count, high, wide)
+
+
+def no_automatic_padding(given: Mapping[str, Any]) -> None:
+    """Refuse padding that the runtime works out."""
+    if given.get("auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID"):
+        raise UnsupportedLayer("automatic padding is not known to the recheck.")

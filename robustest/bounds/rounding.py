@@ -21,6 +21,13 @@ TINY32 = 2.0**-149
 FLUSH32 = 2.0**-126
 """Smallest normal binary32 number: what one operation loses where subnormals are flushed to zero."""
 
+SOFTMAX_TIE32, SOFTMAX_TIE64 = 2.0**-19, 2.0**-48
+"""Scores that differ by more than this have different probabilities in a softmax computed in binary32, in binary64.
+
+The larger of two probabilities is above the other by one unit in the last place where `exp(-gap) < 1 - 2 u`; the rest
+is for an exponential that errs by some units. Scores nearer than that may tie, and the first class wins a tie.
+"""
+
 OUTWARD = 1.0 + 2.0**-30
 """Factor that covers the float64 rounding of a sum of up to 2**20 nonnegative terms computed here."""
 

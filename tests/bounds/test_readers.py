@@ -63,18 +63,40 @@ def test_a_clip_with_an_upper_end_alone_is_one(tmp_path: Path) -> None:
         (node("Dropout", ["rate", "train"]), {"rate": np.array(0.5, np.float32), "train": np.array(True)}),
         (node("Transpose", []), {}),
         (node("Relu", ["nothing"]), {}),
+        (node("Add", ["a"]), {"a": np.ones((3, 1, 1), np.float32)}),
+        (node("Mul", ["a"]), {"a": np.ones((2, 1, 4, 4), np.float32)}),
+        (node("Squeeze", ["axes"]), {"axes": np.array([0])}),
     ],
-    ids=["domain", "old broadcast", "left out", "dilated mean", "random dropout", "batch axis", "unknown input"],
-)
+    ids=[
+        "domain", "old broadcast", "left out", "dilated mean", "random dropout", "batch axis", "unknown input", "grown",
+        "batch of two", "batch axis dropped",
+    ],
+)  # fmt: skip
 def test_what_would_be_misread_is_refused_by_name(tmp_path: Path, made: Any, tensors: dict[str, np.ndarray]) -> None:
     with pytest.raises(UnsupportedLayer, match="here"):
         graph_in(written(tmp_path / "net.onnx", [made], tensors))
 
 
+@pytest.mark.parametrize("form", [{"value_float": 0.5}, {"value_floats": [0.5]}])
+def test_a_constant_stands_in_any_numeric_attribute(tmp_path: Path, form: dict[str, Any]) -> None:
+    nodes = [helper.make_node("Constant", [], ["a"], name="half", **form), node("Add", ["a"])]
+    path = written(tmp_path / "net.onnx", nodes, {})
+    image = torch.linspace(0, 1, 16).reshape(1, -1)
+    assert torch.equal(graph_in(path).forward(image), image.double() + 0.5)
+    second = read_model(path, SPEC, (4, 4, 1)).values(image[0].double().numpy())
+    assert np.allclose(second[-1], image[0].numpy() + 0.5, atol=1e-6)
+
+
 def test_a_constant_of_another_form_is_refused(tmp_path: Path) -> None:
-    nodes = [helper.make_node("Constant", [], ["a"], name="here", value_float=1.0), node("Add", ["a"])]
+    nodes = [helper.make_node("Constant", [], ["a"], name="here", value_string="half"), node("Add", ["a"])]
     with pytest.raises(UnsupportedLayer, match="here"):
         graph_in(written(tmp_path / "net.onnx", nodes, {}))
+
+
+def test_what_is_divided_by_zero_is_refused(tmp_path: Path) -> None:
+    path = written(tmp_path / "net.onnx", [node("Div", ["a"])], {"a": np.zeros(1, np.float32)})
+    with pytest.raises(UnsupportedNumerics, match=r"here.*not finite"):
+        graph_in(path)
 
 
 def test_half_precision_in_a_file_is_refused(tmp_path: Path) -> None:

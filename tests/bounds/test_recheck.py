@@ -345,6 +345,12 @@ def test_what_is_no_certificate_is_refused(tmp_path: Path) -> None:
         recheck(tmp_path / "none.json", tmp_path / "net.onnx")
 
 
+def test_another_file_is_told_from_the_proved_one_before_it_is_read(tmp_path: Path) -> None:
+    file, _, _, _ = proved(tmp_path)
+    (tmp_path / "other.onnx").write_bytes(b"no network at all")
+    assert recheck(file, tmp_path / "other.onnx").finding is Finding.WRONG_MODEL
+
+
 def test_a_layer_that_the_second_program_does_not_know_is_named(tmp_path: Path) -> None:
     net = OnnxWriter((1, 4, 4))
     net.add("Flatten", shape=(16,))
