@@ -152,7 +152,7 @@ def _share(groups: list[list[Game]], asked: list[Asked | None], turn: int, *, le
     """
     other = 1 - turn
     waited = asked[other]
-    beside = len(groups[other]) + (len(waited.games) if waited is not None else 0)
+    beside = len(groups[other]) + (len(waited.slots) if waited is not None else 0)
     more = (len(groups[turn]) - beside) // 2
     if _states(groups[0] + groups[1]) + (len(waited.keys) if waited is not None else 0) <= least:
         more = len(groups[turn]) if beside else 0
@@ -162,12 +162,12 @@ def _share(groups: list[list[Game]], asked: list[Asked | None], turn: int, *, le
 
 
 def _states(games: list[Game]) -> int:
-    return sum(len(game.question) for game in games)
+    return sum(game.asking for game in games)
 
 
 def _result(classifier: Classifier, game: Game) -> AttackResult:
     """The verdict on a finished game; a flip is rendered, rounded and scored once more."""
-    task, record = game.task, game.record
+    task, record, totals = game.task, game.record, game.totals
     saliency = task.notes.saliency() if task.notes.saliency is not None else None
     task.notes.saliency = None  # it holds the search, which holds the notes: only the garbage collector would free that
     common = AttackResult(
@@ -179,13 +179,13 @@ def _result(classifier: Classifier, game: Game) -> AttackResult:
         seed=task.settings.seed,
         budget=task.settings.queries,
         predicted=game.predicted,
-        queries=record.queries,
-        remembered=record.remembered,
-        margin=float(record.lowest),
+        queries=totals.queries,
+        remembered=totals.remembered,
+        margin=totals.lowest,
         curve=tuple(record.curve),
         saliency=saliency,
         decision_only=task.decision_only,
-        seconds=game.seconds,
+        seconds=totals.seconds,
     )
     if game.reason:
         return replace(common, verdict=Verdict.EXCLUDED, reason=game.reason, margin=None)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from robustest.attack.books import Totals
 from robustest.attack.memory import Memories, Memory
 from robustest.attack.record import Record
 from robustest.attack.shrink import shrink
@@ -14,7 +15,6 @@ from robustest.attack.task import Question, Search, Strategy, Task
 from robustest.randomness import stream
 from robustest.results import Edits, Margins
 
-_STALE_QUESTIONS = 1000  # in a row answered from memory alone: a search that turns in a circle
 _MOST_RESERVED = 200  # queries kept for shrinking, however many pixels there are
 _EMPTY = Edits(np.zeros(0, np.int64), np.zeros((0, 1), np.float32), np.zeros(2, np.int64))
 
@@ -33,6 +33,9 @@ class Game:
 
     Args:
         job: the image. strategy: makes its search. slot: its place among the games, in the memories, too.
+
+    Attributes:
+        question: waits for an answer. asking: how many states it asks about.
     """
 
     def __init__(self, job: Job, strategy: Strategy, slot: int, memories: Memories) -> None:
@@ -40,22 +43,29 @@ class Game:
         channels = job.task.image.shape[2]
         settings = job.task.settings
         memory = Memory(memories, slot)
+        self.books = memory.books
         self.record = Record(job.task.image.reshape(-1, channels), settings.norm, settings.queries, memory)
         self.search: Search | None = None
         self.task = job.task
         job.task.notes.together = True
         self.question: Question = Edits(_EMPTY.pixels, np.zeros((0, channels), np.float32), _EMPTY.offsets)
+        self.asking = 1  # states
         self.shrinking = False
-        self.stale = 0
-        self.seconds = 0.0
         self.predicted: int | None = None
         self.reason = ""
         self.minimal = False
+        self.totals = Totals(0, 0, np.inf, 0.0)  # once it is over
 
-    def recall(self, asked: int, unknown: int) -> None:
-        """Count the states asked, of which so many were not remembered."""
-        self.record.remembered += asked - unknown
-        self.stale = 0 if unknown else self.stale + 1
+    def improve(self, edits: Edits, start: int, margins: Margins) -> None:
+        """See `Record.improve`."""
+        record = self.record
+        record.improve(edits, start, margins)
+        pixels = 0 if record.best is None else len(record.best.pixels)
+        if pixels > 1 and not self.shrinking:
+            # Rounds of putting back single pixels, each with fewer to ask; many pixels go in groups first, which is cheap.
+            self.books.reserve[self.slot] = min(3 * pixels + 16, _MOST_RESERVED, record.budget // 2)
+        else:
+            self.books.reserve[self.slot] = 0
 
     def advance(self, margins: Margins) -> bool:
         """Send the answer on and take the next question; False when the game is over.
@@ -66,7 +76,7 @@ class Game:
         try:
             return self._next(margins)
         finally:
-            self.seconds += time.perf_counter() - started
+            self.books.seconds[self.slot] += time.perf_counter() - started
 
     def attackable(self) -> bool:
         """True unless the unchanged image counts as adversarial already; then `reason` says why."""
@@ -77,10 +87,11 @@ class Game:
         return not self.reason
 
     def finish(self) -> None:
-        """Let go of the search, and of the place in the memories."""
+        """Let go of the search, and of the place in memories and books."""
         if self.search is not None:
             self.search.close()
         self.minimal = self.record.unchecked() == 0
+        self.totals = self.books.totals(self.slot)
 
     def _next(self, margins: Margins) -> bool:
         try:
@@ -93,22 +104,22 @@ class Game:
                 self.question = self.search.send(margins)
         except StopIteration:
             return (not self.shrinking or self.record.unchecked() > 0) and self._shrink()
-        return not isinstance(self.question, Edits) or self.goes_on()
+        if not isinstance(self.question, Edits):
+            return True
+        self.asking = len(self.question)
+        return self.goes_on()
 
     def goes_on(self) -> bool:
         """False when the game is over though there is a question; the question is another where it must be checked now."""
-        if not self.shrinking and self._must_check():
+        if self._at_ease():
+            return True
+        if self.record.left - self.asking < self.books.reserve[self.slot] and self.record.unchecked() > 0:
             return self._shrink()
-        return self.record.left > 0 and self.stale < _STALE_QUESTIONS
+        self.books.reserve[self.slot] = 0  # until another is the best
+        return self._at_ease()
 
-    def _must_check(self) -> bool:
-        """True when the queries left are just enough to shrink the best image and check that no pixel can be put back."""
-        best, left = self.record.best, self.record.left - len(self.question)
-        if left >= _MOST_RESERVED or best is None or len(best.pixels) == 1:
-            return False
-        # Rounds of putting back single pixels, each with fewer to ask; many pixels go in groups first, which is cheap.
-        needed = min(3 * len(best.pixels) + 16, _MOST_RESERVED, self.record.budget // 2)
-        return left < needed and self.record.unchecked() > 0
+    def _at_ease(self) -> bool:
+        return self.books.at_ease(self.slot, self.asking)
 
     def _shrink(self) -> bool:
         """Turn from the search to shrinking the best image."""
@@ -117,9 +128,12 @@ class Game:
         if self.search is not None:
             self.search.close()
         self.shrinking = True
+        self.books.reserve[self.slot] = 0
         self.search = shrink(self.record.best)
         try:
             self.question = next(self.search)
         except StopIteration:
             return False
+        assert isinstance(self.question, Edits)
+        self.asking = len(self.question)
         return True

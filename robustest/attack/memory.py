@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robustest.attack import kernels
+from robustest.attack.books import Books
 from robustest.compiled import fast
 from robustest.results import Margins
 
@@ -21,7 +22,7 @@ _SMALLEST = 64  # places of a new table; always a power of two, and at most half
 
 
 class Memories:
-    """Margins by key, of several images.
+    """Margins by key, of several images, and what is counted of them.
 
     Args:
         slots: how many images.
@@ -31,11 +32,13 @@ class Memories:
         self._margins: list[dict[int, float]] = [{} for _ in range(slots)]
         self._table: tuple[Keys, Margins] | None = None  # (slots, places) each
         self._counts = np.zeros(slots, np.int64)
+        self.books = Books(slots)
 
     def clear(self, slot: int) -> None:
         """Forget all of one image."""
         self._margins[slot] = {}
         self._counts[slot] = 0
+        self.books.clear(slot)
         if self._table is not None:
             self._table[1][slot] = np.nan
 
@@ -114,9 +117,10 @@ class Memory:
         self._memories = memories or Memories(1)
         self._slot = np.array([slot])
         self._memories.clear(slot)
+        self.slot, self.books = slot, self._memories.books
 
     def __len__(self) -> int:
-        return self._memories.count(int(self._slot[0]))
+        return self._memories.count(self.slot)
 
     def find(self, keys: Keys, out: Margins) -> int:
         """Write the margin of each key to `out`, NaN for one not known; returns how many are not."""

@@ -52,12 +52,14 @@ class CleanScores:
 class Asked:
     """A group's merged question on its way: what was sent, and how the answers find back.
 
-    slots: (G,) of the games. bounds: (G + 1,) the rows of each among the N states asked. keys: (N,) of these states.
+    turning, others: the games, which are asked in this order. slots: (G,) theirs.
+    bounds: (G + 1,) the rows of each among the N states asked. keys: (N,) of these states.
     known: (N,) their margins as far as remembered, NaN for the rest. places: rows that were sent, None for all.
     counts: (G,) how many of each game's states were sent. cut: games whose budget allowed only part of what was new.
     """
 
-    games: list[Game]
+    turning: list[together.Kind]
+    others: list[Game]
     slots: Ints
     bounds: Ints
     keys: Keys
@@ -68,27 +70,32 @@ class Asked:
     sent: Edits
     scores: Future[Scores]
 
+    @property
+    def games(self) -> list[Game]:
+        """All of them, in order."""
+        return [*(game for _, own in self.turning for game in own), *self.others]
+
 
 def ask(games: list[Game], memories: Memories, scorer: Scorer) -> Asked:
     """Merge the questions of a group, leave out what is remembered or beyond the budget, and send the rest."""
-    games, merged = together.joined(games)
-    if all(game.task.eight_bit for game in games):
+    eight_bit = all(game.task.eight_bit for game in games)
+    turning, others, merged = together.joined(games)
+    if eight_bit:
         merged = replace(merged, values=rounded_to_eight_bit(merged.values))
     keys = state_keys(merged)
-    slots = np.array([game.slot for game in games])
-    left = np.array([game.record.left for game in games])
-    sizes = [len(game.question) for game in games]
-    bounds = _cumulated(np.array(sizes))
+    sizes = np.array([game.asking for _, own in turning for game in own] + [game.asking for game in others])
+    slots = together.slots_of([*(game for _, own in turning for game in own), *others])
+    left = memories.books.left(slots)
+    bounds = _cumulated(sizes)
     known, fresh, unknown = memories.find(slots, bounds, keys, left)
-    for game, size, new in zip(games, sizes, unknown.tolist(), strict=True):
-        game.recall(size, new)
+    memories.books.recall(slots, sizes, unknown)
     counts = np.minimum(unknown, left)
     total = int(np.add.reduce(counts))
     places = None if total == len(keys) else np.flatnonzero(fresh)
     sent = merged if places is None else merged.take(places)
     worked(total)
     future = scorer.ask(np.repeat(slots, counts), sent) if total else _nothing()
-    return Asked(games, slots, bounds, keys, known, places, counts, unknown > left, sent, future)
+    return Asked(turning, others, slots, bounds, keys, known, places, counts, unknown > left, sent, future)
 
 
 def _cumulated(sizes: Ints) -> Ints:
@@ -107,8 +114,8 @@ def answer(
     classifier: Classifier, asked: Asked, memories: Memories, scores: Scores, clean: CleanScores
 ) -> tuple[list[Game], list[Game], float]:
     """Take in the scores of a merged question; return the games that go on, those that are over, and the searches' seconds."""
-    output, games = classifier.info.output, asked.games
-    margins, heard = _margins(asked, scores, output)
+    output, games, books = classifier.info.output, asked.games, memories.books
+    margins, heard = _margins(asked, scores, output, games)
     bounds = _cumulated(asked.counts)
     starting = [number for number, game in enumerate(games) if game.search is None]
     if starting:
@@ -125,37 +132,48 @@ def answer(
         if heard is not None:
             sent, heard = heard, np.full((len(known), heard.shape[1]), np.nan)
             heard[asked.places] = sent
-    lowest = memories.add(asked.slots, bounds, sent_keys, margins).tolist()
-    cut: set[int] = set(np.flatnonzero(asked.cut).tolist())
-    firsts, rows_of, began = bounds.tolist(), asked.bounds.tolist(), sum([game.seconds for game in games])
-    going: list[Game] = []
-    finished: list[Game] = []
-    turning: list[tuple[Game, int]] = []
-    for number, game in enumerate(games):
-        start, stop = firsts[number], firsts[number + 1]
-        if stop > start:
-            game.record.learn(asked.sent, start, margins[start:stop], lowest[number])
-        # A state beyond the budget ends the game, unless it was asked twice and so is known by now.
-        own = slice(rows_of[number], rows_of[number + 1])
-        answered = number not in cut or not game.record.memory.find(asked.keys[own], known[own])
-        if answered and not isinstance(game.question, Edits):
-            turning.append((game, rows_of[number]))
-            continue
+    lowest = memories.add(asked.slots, bounds, sent_keys, margins)
+    for number in np.flatnonzero(lowest < 0).tolist():
+        first = int(bounds[number])
+        games[number].improve(asked.sent, first, margins[first : bounds[number + 1]])
+    books.hear(asked.slots, asked.counts, lowest)
+    began = float(books.seconds[asked.slots].sum())
+    # A state beyond the budget ends the game, unless it was asked twice and so is known by now.
+    unanswered = set[Game]()
+    for number in np.flatnonzero(asked.cut).tolist():
+        own = slice(asked.bounds[number], asked.bounds[number + 1])
+        if games[number].record.memory.find(asked.keys[own], known[own]):
+            unanswered.add(games[number])
+    turning, number = list[tuple[together.Kind, Ints]](), 0
+    for kind, players in asked.turning:
+        starts = asked.bounds[number : number + len(players)]
+        number += len(players)
+        if unanswered:
+            on = [place for place, game in enumerate(players) if game not in unanswered]
+            players, starts = [players[place] for place in on], starts[on]
+        if players:
+            turning.append(((kind, players), starts))
+    finished, going = list(unanswered), list[Game]()
+    for game in asked.others:
+        own = slice(asked.bounds[number], asked.bounds[number + 1])
+        number += 1
         game.task.notes.scores = None if heard is None else heard[own]
-        goes_on = False
-        if game.search is not None or game.attackable():
-            goes_on = answered and game.advance(known[own])
+        if game in unanswered:
+            continue
+        goes_on = (game.search is not None or game.attackable()) and game.advance(known[own])
         (going if goes_on else finished).append(game)
-    together.heed(turning, known, heard, going, finished)
-    return going, finished, sum([game.seconds for game in games]) - began
+    going, over = together.heed(turning, going, known, heard, books)
+    return going, finished + over, float(books.seconds[asked.slots].sum()) - began
 
 
-def _margins(asked: Asked, scores: Scores, output: Output) -> tuple[Margins, NDArray[np.float64] | None]:
+def _margins(
+    asked: Asked, scores: Scores, output: Output, games: list[Game]
+) -> tuple[Margins, NDArray[np.float64] | None]:
     """Of the images sent: margins, and scores that can be compared; None where there are none, or only labels."""
     if not len(scores):
         return np.zeros(0), None
-    labels = np.array([game.task.label for game in asked.games])
-    targets = np.array([-1 if game.task.target is None else game.task.target for game in asked.games])
+    labels = np.array([game.task.label for game in games])
+    targets = np.array([-1 if game.task.target is None else game.task.target for game in games])
     heard = None if output == "label" else comparable(scores, output)
     if fast() and heard is not None:
         return kernels.margins_of(heard, asked.counts, labels, targets), heard

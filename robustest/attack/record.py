@@ -74,44 +74,48 @@ class Record:
     Args:
         base: (P, C) colours of the clean image in [0, 1].
         norm: the distance to be made small. budget: queries allowed, the clean image's included.
-        memory: of what this image's states were answered; who asks about several images fills it, for all at once.
+        memory: of what this image's states were answered; who asks about several images fills it, and keeps the books.
     """
 
     def __init__(self, base: NDArray[np.float32], norm: Norm, budget: int, memory: Memory) -> None:
         self.base, self.norm, self.budget, self.memory = base, norm, budget, memory
-        self.queries = 0
-        self.remembered = 0
-        self.lowest = np.inf
+        memory.books.budget[memory.slot] = budget
         self.best: Edits | None = None
         self.best_distance = np.inf
         self.curve: list[tuple[int, float]] = []
+        self._checked: Edits | None = None  # the best, once all its neighbours were scored
+
+    @property
+    def queries(self) -> int:
+        """Queries spent."""
+        return int(self.memory.books.queries[self.memory.slot])
 
     @property
     def left(self) -> int:
         """Queries not yet spent."""
         return self.budget - self.queries
 
-    def learn(self, edits: Edits, start: int, margins: Margins, lowest: float) -> None:
-        """Take in the margins of states that were sent to the classifier, in the order they were asked.
+    def improve(self, edits: Edits, start: int, margins: Margins) -> None:
+        """Keep the nearest of the states that flip, of those sent to the classifier, in the order they were asked.
 
         Args:
             edits: a batch, of which this image's states are those from `start` on.
-            margins: of these states, one each. lowest: of them.
+            margins: of these states, one each; they are not among the queries counted yet.
         """
-        self.lowest = min(self.lowest, lowest)
-        if lowest < 0:
-            flips = np.flatnonzero(margins < 0)
-            sizes = edits.offsets[flips + start + 1] - edits.offsets[flips + start]
-            reached = sizes if self.norm == "l0" else distances_of(edits.take(flips + start), self.base, self.norm)
-            for index, distance in zip(flips.tolist(), reached.astype(np.float64).tolist(), strict=True):
-                if distance < self.best_distance:
-                    self.best_distance, self.best = distance, edits.one(start + index)
-                    self.curve.append((self.queries + index + 1, distance))
-        self.queries += len(margins)
+        flips = np.flatnonzero(margins < 0)
+        sizes = edits.offsets[flips + start + 1] - edits.offsets[flips + start]
+        reached = sizes if self.norm == "l0" else distances_of(edits.take(flips + start), self.base, self.norm)
+        for index, distance in zip(flips.tolist(), reached.astype(np.float64).tolist(), strict=True):
+            if distance < self.best_distance:
+                self.best_distance, self.best = distance, edits.one(start + index)
+                self.curve.append((self.queries + index + 1, distance))
 
     def unchecked(self) -> int:
         """How many of the best image's neighbours with one pixel put back were never scored."""
-        if self.best is None:
+        if self.best is None or self._checked is self.best:
             return 0
         each = edit_keys(self.best)
-        return self.memory.find(each.sum(dtype=np.uint64) - each, np.empty(len(each)))
+        unknown = self.memory.find(each.sum(dtype=np.uint64) - each, np.empty(len(each)))
+        if not unknown:
+            self._checked = self.best
+        return unknown

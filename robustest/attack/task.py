@@ -68,9 +68,6 @@ class Turns(Protocol):
     are over, with margins that mean nothing. The static methods take turns of one class, each of a game of its own.
     """
 
-    def __len__(self) -> int:
-        """How many states are asked about next."""
-
     @staticmethod
     def propose(turns: Sequence[Any], /) -> list[int]:
         """Find what each asks next; how many states, 0 where it is over."""

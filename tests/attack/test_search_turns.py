@@ -77,7 +77,7 @@ def questions(
         for number, game in enumerate(asked.games):
             own = told.setdefault(game.task.image.tobytes(), [])
             own.append(asked.keys[asked.bounds[number] : asked.bounds[number + 1]].tobytes())
-            own.append(str((game.record.queries, game.record.remembered)).encode())
+            own.append(str(game.books.totals(game.slot)[:2]).encode())
         return asked
 
     def search(task: Task, rng: np.random.Generator) -> Search:
