@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from robustest.attack import draws, search_kernels, search_ranking, search_turn_kernels
 from robustest.attack.addresses import address_of
+from robustest.attack.normals import sizes_of_normals
 from robustest.attack.search_grid import PERIOD, grid_of
 from robustest.attack.search_palette import SEEN, Palette
 from robustest.compiled import fast
@@ -84,8 +85,7 @@ class Beliefs:
         self._factor = np.ones(PERIOD**2, np.float32)
         self._told = np.zeros((colours, self._regions))
         self._heard = np.zeros((colours, self._regions))
-        self.pool = rng.standard_normal(_POOL + colours * self.cells, dtype=np.float32)
-        np.abs(self.pool, out=self.pool)
+        self.pool = sizes_of_normals(rng, self.words, _POOL + colours * self.cells)
         self.tally = np.zeros(2)  # the sum of what was not foreseen, squared and relative, and of how many edits
         self._places: tuple[tuple[NDArray[Any], ...], Ints] | None = None
 
