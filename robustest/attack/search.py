@@ -25,6 +25,7 @@ from robustest.attack.search_asked import Asked
 from robustest.attack.search_beliefs import Beliefs
 from robustest.attack.search_blocks import floods, settle, spreads, thin
 from robustest.attack.search_guide import LARGE, features_of, regions_of
+from robustest.attack.search_joint import grow, trim
 from robustest.attack.search_moves import Ahead, climbing_moves, fresh_swaps
 from robustest.attack.search_pace import FIRST_STAGE, no_change, stages, tells_nothing
 from robustest.attack.search_palette import Palette
@@ -106,7 +107,9 @@ class _Play:
         yield from self._leap()
         by_parts = self.large or self._stepped()
         building = self.best is None or len(self.best) > self.tuning.direct
-        if building and not early and not self.label_only and (self.large or not by_parts):
+        if building and self.large:
+            self.built = yield from grow(self, tallest=self.tuning.tallest)
+        elif building and not (early or self.label_only or by_parts):
             yield from self._climb()
         if self.large and (self.best is None or len(self.best) > len(self.dots) + len(self.built)):
             yield from settle(self, self.dots, self.built, until=self.left / 4)
@@ -116,6 +119,7 @@ class _Play:
         yield from self._shrink(max(self.until, self.left - self.tuning.haste) if early else self.until)
         if self.large and not self._far():
             yield from self._screen(spent)
+            yield from trim(self, least=self.tuning.trim)
         if not early:
             yield from self._undercut()
 
@@ -192,7 +196,7 @@ class _Play:
             strongest = states[int(margins.argmin())]
             yield from self.ask(Batch.of(floods(strongest, self.beliefs, self.rng)))
 
-    def _hopeless(self, size: int, margin: float, spent: int) -> bool:
+    def hopeless(self, size: int, margin: float, spent: int) -> bool:
         """True where a large image's margin, `size` edits away, has fallen so little that no small set will be built."""
         times = self.clean / max(self.clean - margin, 1e-9)  # how much more it takes
         # Where a few hundred edits flip together, the best of them will do more than they did so far.
@@ -263,8 +267,7 @@ class _Play:
                 return None
             state, margin = grown
         while self.left > max(self.stop, half) and len(state) + 1 < min(tallest, len(self.best or range(tallest))):
-            if self._hopeless(height, lowest, rounds * tuning.batch):
-                self.built = state
+            if self.hopeless(height, lowest, rounds * tuning.batch):
                 return None
             rounds += 1
             moves = climbing_moves(state, beliefs, optimism=tuning.optimism, count=tuning.batch, rng=self.rng)

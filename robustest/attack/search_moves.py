@@ -98,6 +98,22 @@ def climbing_moves(
     return batch, single, np.array([1] * len(single) + leaps)
 
 
+def growing_edits(state: State, beliefs: Beliefs, *, optimism: float, count: int, rng: np.random.Generator) -> State:
+    """At most `count` edits that the state does not hold: the best anywhere by a drawn upper bound, some next to its own."""
+    scores = beliefs.bounds(*beliefs.noise(optimism))
+    ranked = State(*beliefs.top(scores, count, avoid=state.cells))
+    near = int(len(ranked) * NEXT_TO_STATE) if len(state) else 0
+    if near:
+        anchors = state.cells[rng.integers(len(state), size=near)]
+        rows, cells, colours = _near(scores, anchors, beliefs, rng)
+        fresh = ~np.isin(cells, ranked.cells) & ~np.isin(cells, state.cells)
+        rows, cells, colours = rows[fresh], cells[fresh], colours[fresh]
+        _, first = np.unique(cells, return_index=True)
+        places = len(ranked) - near + rows[first]
+        ranked.cells[places], ranked.colours[places] = cells[first], colours[first]
+    return ranked
+
+
 @dataclass(frozen=True, slots=True)
 class Swaps:
     """States that differ from a state in one edit, or in a group of edits that moved together.

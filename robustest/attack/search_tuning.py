@@ -21,6 +21,7 @@ class Tuning:
     glance: single edits tried of a large image before larger sets are. haste: queries that go into making the first
         find of a long search smaller.
     thin: edits of the best state above which it is changed by parts, not one by one, in a large image or where scores go by steps.
+    trim: edits of the best state of a large image above which several are taken away at once.
     steps: share of single edits without any effect above which scores are taken to go by steps.
     trust: questions of building before its progress is judged.
     aims: classes that the search turns to, one after the other.
@@ -43,5 +44,6 @@ class Tuning:
     glance: int = 96
     haste: int = 32
     thin: int = 24
+    trim: int = 12
     steps: float = 0.25
     trust: int = 6

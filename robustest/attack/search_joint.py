@@ -1,0 +1,209 @@
+"""What helps is done together: how a large image's state of some ten edits or more is built, and becomes smaller.
+
+One edit or swap at a time takes a question for every step. Where several edits of one question lower the margin by
+themselves, most often they lower it together, too: a few further states tell. Small images do not need it: their states
+have few edits, whose effects interfere.
+
+Knows nothing of classifiers or budgets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from robustest.attack.search_asked import Asked
+from robustest.attack.search_beliefs import Beliefs
+from robustest.attack.search_moves import Ahead, Swaps, fresh_swaps, growing_edits
+from robustest.attack.search_states import Batch, Ints, State, with_each, without_each
+from robustest.attack.search_tuning import Tuning
+from robustest.results import Edits, Margins
+
+_SHARE = 0.3  # of the best state's edits that are taken away at once
+_DESPAIR = 6  # starts without a smaller flip
+_PATIENCE, _SMALL = 4, 12  # questions without progress; twice as many where a state has fewer edits than that
+_TOGETHER = 3  # states of a question that are left for several edits or swaps at once
+_LEAPS = (8, 16, 32)  # edits added at once to those that help, to see how near the end is
+_POWER = 0.7  # of the number of edits, by which what several bring is divided
+
+Asking = Generator[Edits, Margins, Margins]
+Playing = Generator[Edits, Margins, None]
+
+
+class Player(Protocol):
+    """What this needs of the search that does it."""
+
+    beliefs: Beliefs
+    rng: np.random.Generator
+    tuning: Tuning
+    asked: Asked
+    best: State | None
+    left: int
+    until: int
+    clean: float
+
+    @property
+    def stop(self) -> int:
+        """Queries left at which no smaller state is looked for."""
+
+    def ask(self, batch: Batch) -> Asking:
+        """Have states scored, and keep the smallest that flips."""
+
+    def hopeless(self, size: int, margin: float, spent: int) -> bool:
+        """True where a margin, `size` edits away, has fallen so little that no small set will be built."""
+
+
+def grow(player: Player, *, tallest: int) -> Generator[Edits, Margins, State]:
+    """Build a state from nothing, all edits of a question that help at once, until it flips.
+
+    Leaps ahead of it tell how near that is, until one of them flips: that is the best, then, for the time being.
+
+    Args:
+        tallest: edits that it stays below, as it stays below those of the best state.
+
+    Returns:
+        What was built, where that was given up as hopeless; else no edit.
+    """
+    beliefs, tuning = player.beliefs, player.tuning
+    state, margin, begun = State.empty(), player.clean, player.left
+    height, lowest, leapt = 0, margin, False  # of the farthest leap; whether one flipped
+    while player.left > player.until and len(state) + 1 < min(tallest, len(player.best or range(tallest))):
+        if not leapt and player.hopeless(height, lowest, begun - player.left):
+            return state
+        single = growing_edits(state, beliefs, optimism=tuning.optimism, count=tuning.batch - _TOGETHER, rng=player.rng)
+        if not len(single):
+            break
+        margins = yield from player.ask(with_each(state, single, []))
+        beliefs.learn(single.cells, single.colours, margin - margins, noise=tuning.context)
+        if (margins < 0).any():
+            break
+        order, good = np.argsort(margins, kind="stable"), int((margins < margin).sum())
+        counts = sorted({2, max(2, good // 2), good}) if good > 1 else []
+        options = [state.plus(single.keep(order[:count])) for count in (1, *counts)]
+        leaps = [] if leapt else _leaps(state.plus(single.keep(order[:good])), beliefs, optimism=tuning.optimism)
+        values = margins[order[:1]]
+        if leaps or counts:
+            several = yield from player.ask(Batch.of([*options[1:], *leaps]))
+            values = np.concatenate([values, several[: len(counts)]])
+            if (values < 0).any():
+                break
+            if leaps:
+                far = int(several.argmin())
+                height, lowest = len([*options[1:], *leaps][far]), float(several[far])
+                leapt = lowest < 0
+        sizes = np.array([1, *counts])
+        place = int(((margin - values) / sizes**_POWER).argmax())
+        if values[place] < margin:
+            state, margin = options[place], float(values[place])
+    return State.empty()
+
+
+def _leaps(state: State, beliefs: Beliefs, *, optimism: float) -> list[State]:
+    """The state with several more edits, the best by a drawn upper bound."""
+    ranked = State(*beliefs.top(beliefs.bounds(*beliefs.noise(optimism)), _LEAPS[-1], avoid=state.cells))
+    return [state.plus(ranked.keep(np.arange(leap))) for leap in _LEAPS if leap <= len(ranked)]
+
+
+def trim(player: Player, *, least: int) -> Playing:
+    """Take the least needed edits of the best state away, several at once, and swap others until it flips again.
+
+    Args:
+        least: edits of the best state at which this is over; it is, too, when nothing has come of it for long.
+    """
+    failed = 0
+    while player.best is not None and len(player.best) > least and player.left > player.stop and failed <= _DESPAIR:
+        best, size = player.best, len(player.best)
+        margins = yield from player.ask(without_each(best))
+        order, free = np.argsort(margins, kind="stable"), int((margins < 0).sum())
+        if free == 1:
+            continue
+        share = max(1, round(size * _SHARE))
+        counts = {2, 3, 2 * share, free // 2, free, min(size - 1, 2 * free)} if free else {2, 3}
+        sizes = sorted({count for count in counts | {share} if 1 < count < size and (free or count <= share)})
+        found = yield from player.ask(Batch.of([_less(best, order[:count]) for count in sizes]))
+        if player.best is not None and len(player.best) <= size - 2:
+            continue
+        if not failed and share in sizes:
+            gone, margin = order[:share], float(found[sizes.index(share)])
+        else:
+            rank = 0 if failed <= 1 else min(int(player.rng.integers(3)), size - 1)
+            gone, margin = order[rank : rank + 1], float(margins[order[rank]])
+        kept = np.setdiff1d(np.arange(size), gone)
+        before = player.best
+        yield from _swap(player, best.keep(kept), margin, (margins - margins.min())[kept])
+        failed = failed + 1 if player.best is before else 0
+
+
+def _swap(player: Player, current: State, margin: float, need: NDArray[np.float64]) -> Playing:
+    """Swap edits of a state, all at once that lower the margin, until something smaller than the best flips."""
+    beliefs, tuning, best = player.beliefs, player.tuning, player.best
+    stalled, lowest = 0, margin
+    patience = _PATIENCE * (2 if len(current) < _SMALL else 1)
+    while player.left > player.stop and margin >= 0 and stalled < patience:
+        softness = beliefs.scale / 2 * max(1, stalled / 4) + 1e-9
+        swaps = fresh_swaps(
+            Ahead(current, need, softness),
+            beliefs,
+            player.asked,
+            optimism=tuning.optimism,
+            count=2 * tuning.batch,
+            most=min(tuning.batch - _TOGETHER, player.left - player.stop),
+            rng=player.rng,
+        )
+        stalled += 1
+        if swaps is None:
+            continue
+        margins = yield from player.ask(swaps.batch)
+        if player.best is not best:
+            return
+        places, single = swaps.places, swaps.single
+        drops = margin - margins + need[places]
+        beliefs.learn(swaps.added.cells[single], swaps.added.colours[single], drops[single], noise=tuning.context)
+        order = np.argsort(margins, kind="stable")
+        tried, chosen, value = swaps.batch[int(order[0])], order[:1], float(margins[order[0]])
+        several = compatible(current, swaps, order[: int((margins < margin).sum())])
+        if len(several) > 1:
+            counts = sorted({2, max(2, len(several) // 2), len(several)})
+            states = [together(current, swaps, several[:count]) for count in counts]
+            joint = yield from player.ask(Batch.of(states))
+            if player.best is not best:
+                return
+            lower = int(joint.argmin())
+            if joint[lower] < value:
+                tried, chosen, value = states[lower], several[: counts[lower]], float(joint[lower])
+        if value <= margin + tuning.warmth * beliefs.scale * player.rng.exponential():
+            need = need.copy()
+            need[places[chosen]] = np.maximum(drops[chosen], 0)
+            current, margin = tried, value
+        if margin < lowest:
+            stalled, lowest = 0, margin
+
+
+def compatible(state: State, swaps: Swaps, rows: Ints) -> Ints:
+    """Of these rows of the swaps, in their order, those that can be made together: no edit left twice, no cell taken twice."""
+    chosen: list[int] = []
+    places: set[int] = set()
+    cells = set(state.cells.tolist())
+    for row in rows.tolist():
+        place, cell = int(swaps.places[row]), int(swaps.added.cells[row])
+        recoloured = cell == int(state.cells[place])
+        if swaps.single[row] and place not in places and (recoloured or cell not in cells):
+            chosen.append(row)
+            places.add(place)
+            cells.add(cell)
+    return np.array(chosen, np.int64)
+
+
+def together(state: State, swaps: Swaps, rows: Ints) -> State:
+    """The state with these swaps made, which must be compatible."""
+    cells, colours = state.cells.copy(), state.colours.copy()
+    cells[swaps.places[rows]], colours[swaps.places[rows]] = swaps.added.cells[rows], swaps.added.colours[rows]
+    return State(cells, colours)
+
+
+def _less(state: State, gone: Ints) -> State:
+    """The state without the edits at some places."""
+    return state.keep(np.setdiff1d(np.arange(len(state)), gone))
