@@ -15,7 +15,6 @@ from __future__ import annotations
 from collections.abc import Generator
 
 import numpy as np
-from numpy.typing import NDArray
 
 from robustest.attack import search_climb_turns as climbing
 from robustest.attack import search_kernels
@@ -24,7 +23,7 @@ from robustest.attack import search_turns as swapping
 from robustest.attack.search_asked import Asked
 from robustest.attack.search_beliefs import Beliefs
 from robustest.attack.search_blocks import floods, settle, spreads, thin
-from robustest.attack.search_guide import LARGE, features_of, regions_of
+from robustest.attack.search_guide import LARGE, features_of, regions_of, reweighted
 from robustest.attack.search_joint import grow, trim
 from robustest.attack.search_moves import Ahead, climbing_moves, fresh_swaps
 from robustest.attack.search_pace import FIRST_STAGE, no_change, stages, tells_nothing
@@ -35,8 +34,6 @@ from robustest.attack.search_tuning import Tuning
 from robustest.attack.task import Question, Search, Task
 from robustest.compiled import fast
 from robustest.results import Edits, Margins, SaliencyChange
-from robustest.saliency.features import detect_features
-from robustest.saliency.mixture import mixture
 
 Asking = Generator[Edits, Margins, Margins]
 Playing = Generator[Question, Margins, None]
@@ -125,18 +122,8 @@ class _Play:
 
     def saliency(self) -> SaliencyChange:
         """The distribution that the guide gives, and the same reweighted by what each pixel turned out to promise."""
-        image, features, sift = self.image, self.features, self.sift
-        height, width = self.shape
         promise = self.beliefs.promise().reshape(self.shape)
-
-        def maps() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-            before = np.full(promise.shape, 1 / promise.size)
-            if sift:
-                before = mixture(detect_features(image) if features is None else features, height, width).distribution
-            after = before * (1 + promise)
-            return before, after / after.sum()
-
-        return SaliencyChange.later(maps)
+        return reweighted(self.image, self.features, promise, sift=self.sift)
 
     def ask(self, batch: Batch) -> Asking:
         """Have states scored, and keep the smallest that flips."""

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
+from numpy.typing import NDArray
+
 from robustest.attack.search_states import Ints
 from robustest.attack.task import Task
+from robustest.results import SaliencyChange
 from robustest.saliency.features import Features, detect_features
+from robustest.saliency.mixture import mixture
 from robustest.saliency.regions import feature_regions, grid_regions, one_region
 
 LARGE = 64  # pixels along the shorter side, above which effects reach further and SIFT is trusted
@@ -26,3 +31,22 @@ def regions_of(task: Task, features: Features | None) -> Ints:
     if features is not None:
         return feature_regions(features, height, width)
     return one_region(height, width) if task.settings.guide == "uniform" else grid_regions(height, width)
+
+
+def reweighted(
+    image: NDArray[np.float32], features: Features | None, promise: NDArray[np.floating], *, sift: bool
+) -> SaliencyChange:
+    """The distribution that the guide gives, and the same reweighted by what each pixel turned out to promise (H, W), >= 0.
+
+    It is made when it is looked at: most users never do.
+    """
+
+    def maps() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        height, width = promise.shape
+        before = np.full(promise.shape, 1 / promise.size)
+        if sift:
+            before = mixture(detect_features(image) if features is None else features, height, width).distribution
+        after = before * (1 + promise)
+        return before, after / after.sum()
+
+    return SaliencyChange.later(maps)
