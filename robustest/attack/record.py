@@ -114,7 +114,10 @@ class Record:
         """How many of the best image's neighbours with one pixel put back were never scored."""
         if self.best is None or self._checked is self.best:
             return 0
-        each = edit_keys(self.best)
+        if fast() and self.best.values.flags.c_contiguous:
+            each = kernels.state_keys(self.best.pixels, self.best.values, np.arange(len(self.best.pixels) + 1))
+        else:
+            each = edit_keys(self.best)
         unknown = self.memory.find(each.sum(dtype=np.uint64) - each, np.empty(len(each)))
         if not unknown:
             self._checked = self.best

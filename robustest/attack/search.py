@@ -17,7 +17,7 @@ from collections.abc import Generator
 import numpy as np
 
 from robustest.attack import search_climb_turns as climbing
-from robustest.attack import search_kernels
+from robustest.attack import search_kernels, search_states
 from robustest.attack import search_single_turns as screening
 from robustest.attack import search_turns as swapping
 from robustest.attack.search_asked import Asked
@@ -232,7 +232,7 @@ class _Play:
         most = self.tuning.prefix if self._far() or self.best is None else len(self.best) - 1
         if most > 1 and self.left > self.until:
             order = State(*self.beliefs.top(self.beliefs.mean.copy(), most))
-            yield from self.ask(Batch.of(prefixes(order)))
+            yield from self.ask(prefixes(order))
 
     def _climb(self) -> Growing:
         """Build a state edit by edit, each chosen by what it brings to those before it, until a leap ahead of it flips.
@@ -292,7 +292,7 @@ class _Play:
                 kept = kept.keep(self.rng.permutation(len(kept))[len(kept) // 8 :])
                 order = kept.plus(order.keep(~np.isin(order.cells, kept.cells)))
             tried = prefixes(order)
-            margins = yield from self.ask(Batch.of(tried))
+            margins = yield from self.ask(tried)
             index = int(margins.argmin())
             if margins[index] <= lowest:
                 kept, lowest = tried[index], float(margins[index])
@@ -304,8 +304,7 @@ class _Play:
         while self.best is not None and group >= 2 and self.left > until and len(self.best) > 24:
             state = self.best
             order = self.rng.permutation(len(state))
-            parts = [order[start : start + group] for start in range(0, len(state), group)]
-            yield from self.ask(Batch.of([state.keep(np.setdiff1d(order, part)) for part in parts]))
+            yield from self.ask(search_states.without_parts(state, order, group))
             group = group // 2 if self.best is state else min(group, len(self.best) // 2)
         while self.best is not None and len(self.best) > 2 and self.left > until:
             state = self.best
@@ -315,7 +314,7 @@ class _Play:
             if free < 2:
                 return
             sizes = sorted({2, min(3, free), free // 2, free, min(2 * free, len(state) - 1)} - {0, 1, len(state)})
-            yield from self.ask(Batch.of([state.keep(order[size:]) for size in sizes]))
+            yield from self.ask(search_states.stretches(state.keep(order), [(size, len(state)) for size in sizes]))
 
     def _undercut(self) -> Playing:
         """At one edit fewer than the best, look for a set that flips, from one start after another."""

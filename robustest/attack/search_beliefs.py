@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import math
 from copy import copy
+from operator import is_
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from robustest.attack import draws, search_kernels, search_ranking, search_turn_kernels
-from robustest.attack.addresses import address_of
+from robustest.attack import draws, search_desks, search_kernels, search_ranking, search_turn_kernels
 from robustest.attack.normals import sizes_of_normals
 from robustest.attack.search_grid import PERIOD, grid_of
 from robustest.attack.search_palette import SEEN, Palette
@@ -88,6 +88,9 @@ class Beliefs:
         self.pool = sizes_of_normals(rng, self.words, _POOL + colours * self.cells)
         self.tally = np.zeros(2)  # the sum of what was not foreseen, squared and relative, and of how many edits
         self._places: tuple[tuple[NDArray[Any], ...], Ints] | None = None
+        own = (len(self.pool), colours, self.cells, palette.base.shape[1], palette.colours.shape[1], len(palette.base))
+        around = (grid.across, len(grid.offsets), grid.middle, len(grid.around), len(grid.steps))
+        self._sizes = np.array((*own, len(self._gray), self._regions, *around))
 
     def anew(self) -> Beliefs:
         """The same image with nothing learned of its edits but which phases of the grid matter."""
@@ -109,28 +112,13 @@ class Beliefs:
         around = (self.pixel_of_cell, grid.offsets, grid.near, grid.around, grid.steps)
         arrays = (*self.words, self.pool, *beliefs, *image, *around)
         known = self._places
-        if known is None or any(one is not other for one, other in zip(known[0], arrays, strict=True)):
-            known = self._places = arrays, np.array([address_of(array) for array in arrays])
+        if known is None or not all(map(is_, known[0], arrays)):
+            known = self._places = arrays, search_desks.beliefs_at(*arrays)
         return known
 
-    def sizes(self) -> tuple[int, ...]:
+    def sizes(self) -> Ints:
         """Their sizes, in the order of `search_desks`, from `POOLED` to `STRIDES`."""
-        grid, base = self.grid, self.palette.base
-        return (
-            len(self.pool),
-            self.colours,
-            self.cells,
-            base.shape[1],
-            self.palette.colours.shape[1],
-            len(base),
-            len(self._gray),
-            self._regions,
-            grid.across,
-            len(grid.offsets),
-            grid.middle,
-            len(grid.around),
-            len(grid.steps),
-        )
+        return self._sizes
 
     @property
     def scale(self) -> float:

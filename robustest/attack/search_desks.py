@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from robustest.attack import addresses, search_swap_kernels, search_turn_kernels
 from robustest.attack.draws import Words
@@ -67,6 +68,41 @@ def write_down_table(desk: Ints, table: Ints, numbered: Ints, rows: Doubles, cou
     """Write where the table of the states asked lies, which holds so many."""
     desk[TABLE], desk[NUMBERED], desk[ROWS] = table.ctypes.data, numbered.ctypes.data, rows.ctypes.data
     desk[ROOM], desk[COUNT] = len(table), count
+
+
+@compiled
+def beliefs_at(
+    words: Words,
+    rest: Words,
+    pool: Floats,
+    mean: Floats,
+    deviation: Floats,
+    size: Floats,
+    norm: Floats,
+    gray: Floats,
+    tally: Doubles,
+    told: Doubles,
+    heard: Doubles,
+    region: NDArray[np.int32],
+    allowed: Masks,
+    colours: Floats,
+    base: Floats,
+    pixels: Ints,
+    offsets: Ints,
+    near: Floats,
+    around: Ints,
+    steps: Ints,
+) -> Ints:
+    """Where these arrays lie, as it stands on a desk from `WORDS` to `STEPS`."""
+    where = np.empty(TABLE, np.int64)
+    where[WORDS], where[REST], where[POOL] = words.ctypes.data, rest.ctypes.data, pool.ctypes.data
+    where[MEAN], where[DEVIATION], where[SIZE] = mean.ctypes.data, deviation.ctypes.data, size.ctypes.data
+    where[NORM], where[GRAY], where[TALLY] = norm.ctypes.data, gray.ctypes.data, tally.ctypes.data
+    where[TOLD], where[HEARD], where[REGION] = told.ctypes.data, heard.ctypes.data, region.ctypes.data
+    where[ALLOWED], where[COLOURS], where[BASE] = allowed.ctypes.data, colours.ctypes.data, base.ctypes.data
+    where[PIXELS], where[OFFSETS], where[NEAR] = pixels.ctypes.data, offsets.ctypes.data, near.ctypes.data
+    where[AROUND], where[STEPS] = around.ctypes.data, steps.ctypes.data
+    return where
 
 
 @compiled

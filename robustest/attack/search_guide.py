@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -30,7 +32,14 @@ def regions_of(task: Task, features: Features | None) -> Ints:
     height, width, _ = task.image.shape
     if features is not None:
         return feature_regions(features, height, width)
-    return one_region(height, width) if task.settings.guide == "uniform" else grid_regions(height, width)
+    return _regions(height, width, whole=task.settings.guide == "uniform")
+
+
+@lru_cache(maxsize=8)
+def _regions(height: int, width: int, *, whole: bool) -> Ints:
+    regions = one_region(height, width) if whole else grid_regions(height, width)
+    regions.setflags(write=False)  # all images of this size share them
+    return regions
 
 
 def reweighted(

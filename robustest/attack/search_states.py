@@ -77,10 +77,30 @@ class Batch:
         return Batch(cells.reshape(-1), colours.reshape(-1), np.arange(count + 1) * size)
 
 
-def prefixes(order: State) -> list[State]:
+def stretches(order: State, bounds: Sequence[tuple[int, int]]) -> Batch:
+    """States of the edits from one place up to another of an order, at least one such state."""
+    return Batch(
+        np.concatenate([order.cells[start:stop] for start, stop in bounds]),
+        np.concatenate([order.colours[start:stop] for start, stop in bounds]),
+        np.cumsum([0, *(stop - start for start, stop in bounds)]),
+    )
+
+
+def prefixes(order: State) -> Batch:
     """The first 2, 3, 4, 6, 8, 12, ... edits of an order, and all of it."""
-    sizes = [size for size in _SIZES if size < len(order)]
-    return [order.keep(np.arange(size)) for size in [*sizes, len(order)]]
+    return stretches(order, [*((0, size) for size in _SIZES if size < len(order)), (0, len(order))])
+
+
+def without_parts(state: State, order: Ints, group: int) -> Batch:
+    """States with so many edits fewer, those next in an order of their k places, until each was left out once; k >= 1."""
+    size = len(state)
+    part_of = np.empty(size, np.int64)
+    part_of[order] = np.arange(size) // group
+    kept = part_of != np.arange(-(-size // group))[:, None]
+    places = np.nonzero(kept)[1]
+    offsets = np.zeros(len(kept) + 1, np.int64)
+    np.cumsum(np.add.reduce(kept, axis=1), out=offsets[1:])
+    return Batch(state.cells[places], state.colours[places], offsets)
 
 
 def without_each(state: State) -> Batch:

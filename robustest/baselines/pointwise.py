@@ -12,7 +12,7 @@ from collections.abc import Generator
 
 import numpy as np
 
-from robustest.attack.shrink import without
+from robustest.attack.shrink import keeping
 from robustest.attack.task import Search, Task
 from robustest.baselines.corners import Corners, check_task
 from robustest.results import Edits, Margins
@@ -32,7 +32,7 @@ def pointwise(task: Task, rng: np.random.Generator) -> Search:
             for pixel in rng.permutation(state.pixels).tolist():
                 if len(state.pixels) == 1:
                     break
-                candidate = without(state, [np.flatnonzero(state.pixels == pixel)])
+                candidate = keeping(state, (state.pixels != pixel)[None])
                 if (yield candidate)[0] < 0:
                     state, changed = candidate, True
 
