@@ -27,11 +27,12 @@ class Books:
 
     budget: queries allowed, the clean image's included. queries: sent. remembered: states answered from memory.
     stale: questions in a row that were. reserve: queries left below which the best image must be checked, 0 for never.
-    lowest: of the margins. seconds: of the search.
+    lowest: of the margins. seconds: of the search. label, target: class to be left, and to be reached or -1.
     """
 
     def __init__(self, slots: int) -> None:
         self.budget, self.queries, self.remembered, self.stale, self.reserve = np.zeros((5, slots), np.int64)
+        self.label, self.target = np.zeros((2, slots), np.int64)
         self.lowest, self.seconds = np.full(slots, np.inf), np.zeros(slots)
 
     def clear(self, slot: int) -> None:

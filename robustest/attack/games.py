@@ -44,6 +44,8 @@ class Game:
         settings = job.task.settings
         memory = Memory(memories, slot)
         self.books = memory.books
+        self.books.label[slot] = job.task.label
+        self.books.target[slot] = -1 if job.task.target is None else job.task.target
         self.record = Record(job.task.image.reshape(-1, channels), settings.norm, settings.queries, memory)
         self.search: Search | None = None
         self.task = job.task

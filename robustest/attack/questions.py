@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robustest.attack import kernels, together
+from robustest.attack.books import Books
 from robustest.attack.games import Game
 from robustest.attack.memory import Keys, Memories
 from robustest.attack.record import rounded_to_eight_bit, state_keys
@@ -115,9 +116,10 @@ def answer(
 ) -> tuple[list[Game], list[Game], float]:
     """Take in the scores of a merged question; return the games that go on, those that are over, and the searches' seconds."""
     output, games, books = classifier.info.output, asked.games, memories.books
-    margins, heard = _margins(asked, scores, output, games)
+    margins, heard = _margins(asked, scores, output, books)
     bounds = _cumulated(asked.counts)
-    starting = [number for number, game in enumerate(games) if game.search is None]
+    first = len(games) - len(asked.others)
+    starting = [number for number, game in enumerate(asked.others, first) if game.search is None]
     if starting:
         rows = bounds[starting]
         clean.add([games[number] for number in starting], scores[rows])
@@ -166,14 +168,11 @@ def answer(
     return going, finished + over, float(books.seconds[asked.slots].sum()) - began
 
 
-def _margins(
-    asked: Asked, scores: Scores, output: Output, games: list[Game]
-) -> tuple[Margins, NDArray[np.float64] | None]:
+def _margins(asked: Asked, scores: Scores, output: Output, books: Books) -> tuple[Margins, NDArray[np.float64] | None]:
     """Of the images sent: margins, and scores that can be compared; None where there are none, or only labels."""
     if not len(scores):
         return np.zeros(0), None
-    labels = np.array([game.task.label for game in games])
-    targets = np.array([-1 if game.task.target is None else game.task.target for game in games])
+    labels, targets = books.label[asked.slots], books.target[asked.slots]
     heard = None if output == "label" else comparable(scores, output)
     if fast() and heard is not None:
         return kernels.margins_of(heard, asked.counts, labels, targets), heard

@@ -102,15 +102,21 @@ class Asked:
         """With room for so many more: keys, 0 where free, of 2^n places; of each place the row; rows (M, R)."""
         if self._table is None:
             self._table = (np.zeros(_SMALLEST, np.int64), np.zeros(_SMALLEST, np.int64), self._room(_SMALLEST // 2))
-            before, self._known = self._known, {}
-            keys = np.array(list(before), np.int64)
-            rows = np.array(list(before.values())) if before and self._rivals is not None else np.zeros((len(keys), 0))
-            if 2 * len(keys) > _SMALLEST:
-                self._grow(len(keys))
-            self._count = int(search_kernels.add_rows(*self._table, 0, keys, rows))
+            if self._known:
+                self._move()
         if 2 * (self._count + more) > len(self._table[0]):
             self._grow(self._count + more)
         return self._table
+
+    def _move(self) -> None:
+        """Put into the table what plain code came to know."""
+        assert self._table is not None
+        before, self._known = self._known, {}
+        keys = np.array(list(before), np.int64)
+        rows = np.array(list(before.values())) if self._rivals is not None else np.zeros((len(keys), 0))
+        if 2 * len(keys) > _SMALLEST:
+            self._grow(len(keys))
+        self._count = int(search_kernels.add_rows(*self._table, 0, keys, rows))
 
     def _room(self, count: int) -> Rows:
         return np.empty((count, len(self.classes)))

@@ -66,13 +66,18 @@ class Beliefs:
         colours = self.colours = palette.count
         self.size = np.zeros((colours, self.cells), np.float32)
         self.palette, self._norm = palette, np.ones((colours, self.cells), np.float32)  # of each edit's colour change
+        gray = palette.base.shape[1] == 1
+        self._gray = np.zeros((colours if gray else 0, self.cells if gray else 0), np.float32)
         for colour in range(colours):
             change = palette.change(colour)
-            self.size[colour, self.cell_of_pixel] = np.sqrt(np.square(change).mean(axis=1))
-            self._norm[colour, self.cell_of_pixel] = np.maximum(np.linalg.norm(change, axis=1), 1e-9)
-        self._gray = np.zeros((0, 0), np.float32)  # of one channel: which way each edit changes it, kept
-        if palette.base.shape[1] == 1:
-            self._gray = self._directions(np.arange(colours)[:, None], np.arange(self.cells), 0)
+            if gray:  # `_directions` of all edits, kept; one channel's mean square and norm are its own
+                size = np.abs(change[:, 0])
+                norm = np.maximum(size, 1e-9)
+                self._gray[colour, self.cell_of_pixel] = change[:, 0] / norm
+            else:
+                size = np.sqrt(np.square(change).mean(axis=1))
+                norm = np.maximum(np.linalg.norm(change, axis=1), 1e-9)
+            self.size[colour, self.cell_of_pixel], self._norm[colour, self.cell_of_pixel] = size, norm
         self.floor = np.float32(colour_floor)
         self.allowed: NDArray[np.bool_] = self.size > 0
         self.mean: Floats = np.where(self.allowed, np.float32(0), NEVER)
