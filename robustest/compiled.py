@@ -3,8 +3,8 @@
 An inner loop that matters exists twice: in numpy, which says what it does and runs anywhere, and compiled by numba (extra
 `fast`), which gives the same bits sooner. Importing numba and reading compiled code from its cache takes most of a
 second, compiling it the first time on a machine many seconds. So a process begins with numpy and changes over when it has
-scored so many images that a run of the same length again would pay for it; since both give the same bits, a result does
-not depend on when that is.
+scored so many images that a run of the same length again would pay for it, or at once where that many are to be expected;
+since both give the same bits, a result does not depend on when that is.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 _WORTH_LOADING = 20_000  # queries scored in this process that make it worth to read compiled code
 _WORTH_COMPILING = 500_000  # and to compile it, where no process did before
+_USUALLY_ASKED = 0.5  # of the queries allowed, at least: many images are done with sooner
 _OPTIONS: dict[str, Any] = {
     "nogil": True,
     "error_model": "numpy",
@@ -68,7 +69,17 @@ def fast() -> bool:
 def worked(queries: int) -> None:
     """Count queries scored in this process; opens the gate when they are enough."""
     _gate.asked += queries
-    if _gate.open or _gate.threshold is None or _gate.asked < _gate.threshold:
+    _open_after(_gate.asked)
+
+
+def expect(queries: int) -> None:
+    """Say that up to so many queries will be scored from now on; opens the gate where they are enough."""
+    _open_after(_gate.asked + int(_USUALLY_ASKED * queries))
+
+
+def _open_after(queries: int) -> None:
+    """Open the gate if so many queries pay for that."""
+    if _gate.open or _gate.threshold is None or queries < _gate.threshold:
         return
     if not installed():
         _gate.threshold = None
@@ -76,6 +87,7 @@ def worked(queries: int) -> None:
     _bind()
     if _gate.threshold < _WORTH_COMPILING and not _cached():
         _gate.threshold = _WORTH_COMPILING
+        _open_after(queries)
     else:
         _gate.open = True
 

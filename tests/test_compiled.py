@@ -86,9 +86,23 @@ def test_compiled_loops_come_after_enough_queries_and_not_before(
     assert compiled.fast()
 
 
+@needs_numba
+def test_compiled_loops_come_at_once_where_half_of_the_queries_allowed_would_be_enough(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(compiled, "_gate", compiled._Gate())
+    monkeypatch.setattr(compiled, "_cached", lambda: True)
+    compiled.worked(1_000)
+    compiled.expect(37_999)  # half of them are 18,999, and 1,000 were scored before
+    assert not compiled.fast()
+    compiled.expect(38_000)
+    assert compiled.fast()
+
+
 def test_without_numba_nothing_is_compiled_however_much_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compiled, "_gate", compiled._Gate())
     monkeypatch.setattr(compiled, "installed", lambda: False)
+    compiled.expect(10_000_000)
     compiled.worked(10_000_000)
     assert not compiled.fast()
     compiled.use(True)

@@ -9,6 +9,7 @@ from typing import Any, Literal, cast
 
 import numpy as np
 
+from robustest import compiled
 from robustest.attack.driver import Clock, Job, play, usual_games
 from robustest.attack.task import Notes, Strategy, Task
 from robustest.classifiers.batching import choose_batch
@@ -142,6 +143,7 @@ def iter_adversarials(
     if settings.target is not None and classes is not None and settings.target >= classes:
         raise InvalidSetting(f"target must be below {classes}, the number of classes; got {settings.target}.")
     search = strategy or strategy_named(settings.attack)
+    compiled.expect(len(images) * settings.queries)
     how = choose_batch(classifier, as_unit(images[:4]), rows=batch)
     places = min(games or usual_games(how, shape, beside=classifier.info.beside), len(images))
     eight_bit = images.dtype == np.uint8
