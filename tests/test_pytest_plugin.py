@@ -182,6 +182,28 @@ def test_a_baseline_is_written_only_when_asked_and_catches_a_weaker_model(
     assert "made with other settings" in run(project).stdout.str()
 
 
+def test_models_of_one_name_have_an_audit_each(project: pytest.Pytester) -> None:
+    """Four pixels of light turn the first one's answer, eight the second's; both are functions called `lamp`."""
+    project.makepyfile(
+        test_two="""
+        import numpy as np, pytest
+
+        def made(threshold):
+            def lamp(images):
+                light = images.reshape(len(images), -1).sum(axis=1)
+                return np.stack([np.full(len(images), threshold, np.float32), light], axis=1)
+            return lamp
+
+        @pytest.mark.parametrize("pixels", [4, 8])
+        def test_median(robustness, lamps, pixels):
+            assert robustness.audit(made(pixels - 0.5), lamps, queries=150).median_pixels >= pixels
+            assert robustness.audit(made(pixels - 0.5), lamps, queries=150).median_pixels <= pixels
+        """
+    )
+    result = project.runpytest_subprocess("test_two.py", "-p", "no:cacheprovider", "-p", "no:randomly")
+    result.assert_outcomes(passed=2)
+
+
 def test_the_marker_gives_defaults_and_a_misspelt_one_is_an_error(project: pytest.Pytester) -> None:
     project.makepyfile(
         test_lamps="""

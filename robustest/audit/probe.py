@@ -17,6 +17,7 @@ from robustest.results import Scores
 
 _IMAGES = 16
 _DRIFT = 1e-3  # of the range of the scores: more than another machine's rounding
+_NOISE = 4.0  # times the largest change between two answers of a classifier that does not repeat
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +57,12 @@ def probe_classifier(classifier: Classifier, images: ImageSet, target: int | Non
     return Probe(tuple(int(i) for i in indices), scores, choose_batch(classifier, asked), change)
 
 
-def check_unchanged(classifier: Classifier, asked: Images, expected: Scores) -> None:
+def check_unchanged(classifier: Classifier, asked: Images, expected: Scores, *, change: float = 0.0) -> None:
     """Check that the classifier still answers as it did when the run was planned, up to another machine's rounding.
 
     Args:
         asked: (P, H, W, C) the probe's images in [0, 1]. expected: their scores in the plan.
+        change: `largest_change` of the probe; a classifier that did not repeat then need not now.
 
     Raises:
         EnvironmentFailure: it does not.
@@ -68,13 +70,13 @@ def check_unchanged(classifier: Classifier, asked: Images, expected: Scores) -> 
     output = classifier.info.output
     now = classifier(asked)
     if output == "label":
-        agree = now.shape == expected.shape and bool((now == expected).all())
+        agree = now.shape == expected.shape and (change > 0 or bool((now == expected).all()))
         worst = 0.0
     elif now.shape != expected.shape:
         agree, worst = False, float("inf")
     else:
         worst = float(np.abs(now.astype(np.float64) - expected).max())
-        agree = worst <= _DRIFT * max(1.0, float(np.ptp(expected)))
+        agree = worst <= max(_DRIFT * max(1.0, float(np.ptp(expected))), _NOISE * change)
     if not agree:
         same = (
             int((classes_of(now, output) == classes_of(expected, output)).sum()) if now.shape == expected.shape else 0

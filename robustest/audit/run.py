@@ -26,7 +26,7 @@ from robustest.audit.plan import (
     refuse_foreign,
     save_plan,
 )
-from robustest.audit.probe import probe_classifier
+from robustest.audit.probe import check_unchanged, probe_classifier
 from robustest.audit.progress import Meter, Progress
 from robustest.audit.reference import reference_to
 from robustest.audit.status import counted
@@ -38,7 +38,7 @@ from robustest.classifiers.classifier import Classifier, check_fit
 from robustest.classifiers.loading import load_classifier
 from robustest.classifiers.spec import InputSpec
 from robustest.errors import InvalidImage, InvalidSetting, NothingToTest
-from robustest.images import ImageSet, check_images, check_labels
+from robustest.images import ImageSet, as_unit, check_images, check_labels
 from robustest.settings import AttackSettings
 
 
@@ -187,6 +187,10 @@ def plan_run(
     if planned:
         plan = load_plan(run)
         check_same(plan, settings, model_facts(box), data_facts(images), run)
+        if plan.model.sha256 is None and (run / RESULT).is_file():
+            # Nobody will ask it again, and its name says nothing of its weights.
+            asked = as_unit(images.images[list(plan.probe)])
+            check_unchanged(box, asked, plan.scores, change=plan.model.largest_change)
         return plan
     probe = probe_classifier(box, images, settings.target)
     named = isinstance(origin, (str, os.PathLike)) and not hasattr(box, "reference")

@@ -161,7 +161,7 @@ class _Work:
         if all(self._is_done(number) for number in self.shards):
             return
         check_valid(self.run)
-        check_unchanged(self.classifier, self.asked, self.plan.scores)
+        check_unchanged(self.classifier, self.asked, self.plan.scores, change=self.plan.model.largest_change)
         self.served.begin(self.asked)
         while not self.stop.is_set():
             self._play_together()
@@ -214,7 +214,7 @@ class _Work:
                     self._finish(index, result)
             except ModelError as error:
                 self.served.check()
-                check_unchanged(self.classifier, self.asked, self.plan.scores)
+                check_unchanged(self.classifier, self.asked, self.plan.scores, change=self.plan.model.largest_change)
                 self._write(shard, self._undecided(index, f"the model failed on it: {error}"))
 
     def _play(self, jobs: Iterator[Job], places: int) -> Iterator[tuple[int, AttackResult]]:

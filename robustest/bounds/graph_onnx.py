@@ -7,7 +7,6 @@ end is dropped, since it does not change which class is largest, and that is sai
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -88,11 +87,6 @@ def _check_numbers(model: Any) -> None:
             raise UnsupportedNumerics(
                 f"tensor {name!r} of the model is of type {words}; proofs are about float32 or float64. Export it in float32."
             )
-
-
-def file_digest(path: Path) -> str:
-    """sha256 of a file."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _tensor(values: Array) -> Tensor:

@@ -17,6 +17,7 @@ from robustest.bounds.builder import GraphBuilder
 from robustest.bounds.errors import UnsupportedLayer
 from robustest.bounds.graph import BoundGraph
 from robustest.bounds.rounding import U32, U64
+from robustest.classifiers.onnx_digest import model_digest
 from robustest.classifiers.spec import InputSpec
 from robustest.errors import InvalidSpec
 
@@ -97,11 +98,11 @@ def prepared(builder: GraphBuilder, spec: InputSpec) -> int:
 
 def read_file(path: Path, spec: InputSpec | None, shape: ImageShape, scores: Scorer) -> BoundGraph:
     """The network of an ONNX file, checked against `scores`; without a spec its input is the image as it is."""
-    from robustest.bounds.graph_onnx import file_digest, read_onnx
+    from robustest.bounds.graph_onnx import read_onnx
 
     builder = GraphBuilder(shape)
     output = read_onnx(path, builder, 0 if spec is None else prepared(builder, spec))
-    graph = builder.build(output, unit=U32, digest=file_digest(path))
+    graph = builder.build(output, unit=U32, digest=model_digest(path))
     _check(graph, scores)
     return graph
 

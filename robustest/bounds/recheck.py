@@ -8,7 +8,6 @@ tree that does not cover its region, another model file or a leaf whose bound is
 from __future__ import annotations
 
 import base64
-import hashlib
 import json
 import time
 from collections.abc import Mapping, Sequence
@@ -23,6 +22,7 @@ from numpy.typing import NDArray
 from robustest.bounds.recheck_bounds import Leaf, Slopes, least_margins
 from robustest.bounds.recheck_model import Array, Model, read_model
 from robustest.bounds.recheck_signs import least_margin
+from robustest.classifiers.onnx_digest import model_digest
 from robustest.errors import InvalidSetting
 
 _DEEPEST = 12
@@ -91,7 +91,7 @@ def recheck(path: str | Path, model: str | Path) -> Verdict:
     started = time.thread_time()
     content = _load(Path(path))
     image = _image(content)
-    if hashlib.sha256(Path(model).read_bytes()).hexdigest() != content["model"]["sha256"]:
+    if model_digest(Path(model)) != content["model"]["sha256"]:
         return Verdict(Finding.WRONG_MODEL, 0, None, "", time.thread_time() - started)
     network = read_model(Path(model), content["spec"], image.shape)
     classes = network.layers[-1].size

@@ -235,7 +235,7 @@ def _lost(
     """The most that forms on a layer can fall from their base value, (R,), and their linear parts on the image, (R, n).
 
     The best of secants, CROWN's lines, CROWN's lines on the last ReLU alone, and there its upper line with the tangent;
-    and of CROWN's lines with the slopes that were proposed.
+    of CROWN's lines with the slopes that were proposed; and of these with lines above maxima, where there are any.
     """
     last = max((i for i in range(1, start) if model.layers[i].leak is not None), default=0)
     ways: list[tuple[set[int], bool]] = [(set(), False), ({last}, True), (set(range(start)), True)]
@@ -244,6 +244,8 @@ def _lost(
     tried = [_push(model, start, forms, leaf, state, lines, both) for lines, both in ways]
     if slopes:
         tried.append(_push(model, start, forms, leaf, state, set(range(start)), True, slopes))
+    if any(layer.taps is not None and layer.taps.shape[1] > 1 for layer in model.layers[:start]):
+        tried += [_push(model, start, forms, leaf, state, lines, both, chords=True) for lines, both in ways]
     lost = np.stack([t[0] for t in tried])
     best = lost.argmin(axis=0)
     rows = np.arange(len(forms))
@@ -259,6 +261,7 @@ def _push(
     lines: set[int],
     both: bool,
     slopes: Mapping[int, Array] = MappingProxyType({}),
+    chords: bool = False,
 ) -> tuple[Array, Array]:
     """As `_lost`, with CROWN's upper line (its lower one too if `both`) on the ReLUs in `lines`, secants on the others."""
     held: dict[int, tuple[Array, Array]] = {start: (forms, np.zeros_like(forms))}
@@ -277,9 +280,10 @@ def _push(
             lost += more
         elif layer.taps is not None:
             before = layer.inputs[0]
-            centre, radius = _largest(
-                centre, radius, layer.taps, state.base[before], state.low[before], state.high[before]
+            centre, radius, more = _largest(
+                centre, radius, layer.taps, state.base[before], state.low[before], state.high[before], chords
             )
+            lost += more
         for i in layer.inputs:
             if i in held:
                 held[i] = (held[i][0] + centre, held[i][1] + radius)
@@ -290,12 +294,13 @@ def _push(
 
 
 def _largest(
-    centre: Array, radius: Array, taps: NDArray[np.int64], z0: Array, low: Array, high: Array
-) -> tuple[Array, Array]:
-    """Forms on the change of maxima to forms on the change of what they are of.
+    centre: Array, radius: Array, taps: NDArray[np.int64], z0: Array, low: Array, high: Array, chords: bool
+) -> tuple[Array, Array, Array]:
+    """Forms on the change of maxima to forms on the change of what they are of, and what that loses.
 
     With j the largest at the base, the change is at least that of j, at most the sum of the rises of all, and in size at
-    most the sum of their changes; if j is never below any other, it is that of j.
+    most the sum of their changes; if j is never below any other, it is that of j. With `chords` its upper end is the
+    line through both ends of `max(z_j, highest of the others)`, which is convex in z_j.
     """
     outputs, first = np.arange(len(taps)), picked(z0, taps).argmax(axis=1)
     winner = taps[outputs, first]
@@ -308,9 +313,24 @@ def _largest(
     of_all = sparse.csr_matrix((np.ones(int(rivals.sum())), (np.nonzero(rivals)[0], taps[rivals])), shape=shape)
     minus = np.minimum(centre, 0)
     open_ = np.where(alone, 0.0, minus)
+    if chords:
+        least, most = low[winner], high[winner]
+        rest = np.where(other, picked(high, taps), -np.inf).max(axis=1)
+        bottom, top = np.maximum(least, rest), np.maximum(most, rest)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            slope = np.where(alone, 1.0, np.where(most > least, np.clip((top - bottom) / (most - least), 0, 1), 0.0))
+        # Whatever the slope was rounded to, the line must reach both ends.
+        above = np.maximum(bottom - slope * (least - z0[winner]), top - slope * (most - z0[winner])) - z0[winner]
+        gap = np.where(alone, 0.0, np.maximum(above, 0) + _TINY * (np.abs(least) + np.abs(most) + np.abs(top)))
+        return (
+            (centre - open_ + open_ * slope) @ of_winner,
+            (np.where(alone, radius, 0.0) @ of_winner + np.where(alone, 0.0, radius) @ of_all) * _UP,
+            -(open_ @ gap),
+        )
     return (
         (centre - open_) @ of_winner + (open_ / 2) @ of_all,
         (np.where(alone, radius, 0.0) @ of_winner + (np.where(alone, 0.0, radius) - open_ / 2) @ of_all) * _UP,
+        np.zeros(len(centre)),
     )
 
 

@@ -7,7 +7,6 @@ file holds is refused by name.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
@@ -20,6 +19,7 @@ from scipy import sparse
 
 from robustest.bounds.errors import UnsupportedLayer
 from robustest.bounds.recheck_windows import no_automatic_padding, windows
+from robustest.classifiers.onnx_digest import model_digest
 
 Array = NDArray[np.float64]
 
@@ -98,10 +98,9 @@ def read_model(path: Path, spec: Mapping[str, Any], shape: tuple[int, int, int])
     """
     import onnx
 
-    content = path.read_bytes()
     reader = _Reader(spec, shape)
-    layers = tuple(reader.read(onnx.load_from_string(content)))
-    return Model(layers, hashlib.sha256(content).hexdigest(), _SOFTMAX_TIE if reader.softmax else 0.0)
+    layers = tuple(reader.read(onnx.load(str(path))))
+    return Model(layers, model_digest(path), _SOFTMAX_TIE if reader.softmax else 0.0)
 
 
 class _Reader:

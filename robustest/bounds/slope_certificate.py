@@ -16,6 +16,7 @@ from torch import Tensor
 
 from robustest.bounds.crown import MarginBounds, margin_bounds, propagate
 from robustest.bounds.graph import BoundGraph
+from robustest.bounds.ops import Conv
 from robustest.bounds.region import Region
 from robustest.bounds.substitute import Intervals, MiddleSlopes, Slopes
 
@@ -31,12 +32,16 @@ def largest_written(
 ) -> tuple[float, dict[str, Any]] | None:
     """The largest Linf radius of a few for which slopes are found, and those; None where there was no time for any.
 
+    None, too, where a network takes maxima: those are made of ReLUs here alone, and slopes of these mean nothing to others.
+
     Args:
         graph: the network. point: (1, n) the image. label: its class.
         plain: radius that needs no slopes. raised: the largest radius of interest.
         deadline: of this thread's CPU time. executed: for the network as executed.
     """
     best = None
+    if any(_is_part_of_maximum(graph, at) for at in range(len(graph.nodes))):
+        return None
     for radius in sorted({min(raised, plain * rise) for rise in _RISES}):
         left = deadline - time.thread_time()
         if left <= 0:
@@ -47,6 +52,13 @@ def largest_written(
             break
         best = radius, slopes
     return best
+
+
+def _is_part_of_maximum(graph: BoundGraph, at: int) -> bool:
+    """Whether a node is the ReLU of a difference that no runtime computes: `max(a, b) = b + relu(a - b)`."""
+    node = graph.nodes[at]
+    before = graph.nodes[node.parents[0]] if node.activation is not None else None
+    return before is not None and before.exact and isinstance(before.op, Conv | None)
 
 
 def slopes_that_prove(

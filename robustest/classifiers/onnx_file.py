@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Mapping
 from dataclasses import replace
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 
 from robustest.classifiers.canvas import HostCanvas
 from robustest.classifiers.classifier import Canvas, ClassifierInfo, Images, check_scores
+from robustest.classifiers.onnx_digest import model_digest
 from robustest.classifiers.shapes import check_whole_numbers, guess_output, guess_spec, image_shape, whole
 from robustest.classifiers.spec import InputSpec, Output, spec_beside
 from robustest.errors import ModelError
@@ -85,7 +85,7 @@ class OnnxClassifier:
         self._info = ClassifierInfo(
             source=self._path.name,
             spec=self._spec,
-            digest=hashlib.sha256(content).hexdigest(),
+            digest=model_digest(self._path, content),
             image_shape=image_shape(shape, self._spec, self._path.name),
             classes=whole(output.shape[-1]) if len(output.shape) == 2 else None,
             guessed=(*guessed, *chosen),

@@ -16,7 +16,7 @@ from filelock import FileLock
 from robustest.audit.run import run_audit
 from robustest.audit.summary import AuditSummary
 from robustest.classifiers import load_classifier
-from robustest.classifiers.classifier import Classifier
+from robustest.classifiers.classifier import Classifier, check_fit
 from robustest.classifiers.spec import InputSpec
 from robustest.errors import InvalidSetting
 from robustest.images import ImageSet, as_unit, check_images, check_labels, load_images
@@ -31,6 +31,8 @@ from robustest.testing.baselines import (
     write_baseline,
 )
 from robustest.testing.estimates import Certified, Estimate
+
+_ASKED = 16  # images whose scores tell models of one name apart
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -228,7 +230,8 @@ class Robustness:
         """Audit once for all tests and workers: the first to come runs it, the others read what it found."""
         identity = {
             "settings": asdict(settings),
-            "model": classifier.info.digest or classifier.info.source,
+            "model": classifier.info.digest or f"{classifier.info.source} {_answers(classifier, images)}",
+            "input spec": asdict(classifier.info.spec),
             "data": _set_digest(images),
         }
         key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
@@ -264,6 +267,14 @@ def draw(images: ImageSet, count: int | None, seed: int) -> ImageSet:
         range(len(images)), key=lambda place: hashlib.sha256(f"{seed}:{images.digests[place]}".encode()).digest()
     )
     return images.take(sorted(order[:count]))
+
+
+def _answers(classifier: Classifier, images: ImageSet) -> str:
+    """Digest of the scores of a few images: what tells models apart that have no file and may have one name."""
+    height, width, channels = images.images.shape[1:]
+    check_fit(classifier.info, (height, width, channels))
+    scores = classifier(as_unit(images.images[:_ASKED]))
+    return hashlib.sha256(np.ascontiguousarray(scores).tobytes()).hexdigest()
 
 
 def _set_digest(images: ImageSet) -> str:

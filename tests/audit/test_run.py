@@ -109,7 +109,7 @@ def test_a_result_read_back_is_the_summary_that_was_returned(
     assert len(summary.records) == 24
 
 
-def test_a_finished_audit_is_returned_without_asking_the_model_anything_new(
+def test_a_finished_audit_is_returned_after_asking_the_model_a_few_images_that_tell_it_from_another(
     linear: ModuleType, images: ImageSet, settings: AttackSettings, tmp_path: Path
 ) -> None:
     asked: list[int] = []
@@ -121,7 +121,7 @@ def test_a_finished_audit_is_returned_without_asking_the_model_anything_new(
     first = run_audit(counting, images, None, settings, tmp_path / "run")
     asked.clear()
     second = run_audit(counting, images, None, settings, tmp_path / "run")
-    assert asked == []
+    assert asked == [16]
     assert second.counts == first.counts
 
 
@@ -389,13 +389,29 @@ def test_a_model_that_was_swapped_is_not_worked_with(
         run_audit(scores, images, None, settings, tmp_path / "run")
 
 
+def test_another_model_of_the_same_name_is_not_given_a_finished_result(
+    linear: ModuleType, images: ImageSet, settings: AttackSettings, tmp_path: Path
+) -> None:
+    sign = 1.0
+
+    def scores(batch: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
+        return sign * np.asarray(linear.scores(batch))
+
+    first = run_audit(scores, images, None, settings, tmp_path / "run")
+    assert run_audit(scores, images, None, settings, tmp_path / "run").counts == first.counts
+    sign = -1.0
+    with pytest.raises(EnvironmentFailure, match="not the model this run was planned with"):
+        run_audit(scores, images, None, settings, tmp_path / "run")
+
+
+@pytest.mark.parametrize("scale", [1e-4, 0.05])
 def test_a_model_that_does_not_repeat_is_doubted_at_the_top(
-    linear: ModuleType, images: ImageSet, tmp_path: Path
+    linear: ModuleType, images: ImageSet, tmp_path: Path, scale: float
 ) -> None:
     noise = np.random.default_rng(0)
 
     def scores(batch: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
-        return np.asarray(linear.scores(batch)) + noise.normal(scale=1e-4, size=(len(batch), 3))
+        return np.asarray(linear.scores(batch)) + noise.normal(scale=scale, size=(len(batch), 3))
 
     summary = run_audit(scores, images, None, AttackSettings(queries=10), tmp_path / "run")
     assert summary.model.largest_change > 0

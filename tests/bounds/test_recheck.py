@@ -18,7 +18,7 @@ from robustest.bounds import recheck_bounds
 from robustest.bounds.box_branch import decide_box
 from robustest.bounds.centred import CentredBounds
 from robustest.bounds.certificate import Certificate, ball_claim, box_claim, certificate_of, sparse_claim
-from robustest.bounds.check import checker_of
+from robustest.bounds.check import certify, checker_of
 from robustest.bounds.decision import Decision
 from robustest.bounds.errors import UnsupportedLayer
 from robustest.bounds.grid_region import GridRegion
@@ -113,13 +113,37 @@ def test_no_point_violates_the_second_programs_bounds_of_pooled_networks(tmp_pat
 def test_a_maximum_taken_for_its_largest_at_the_base_is_caught(tmp_path: Path, patch: pytest.MonkeyPatch) -> None:
     right = recheck_bounds._largest
 
-    def wrong(centre: Any, radius: Any, taps: Any, z0: Any, low: Any, high: Any) -> Any:
-        return right(centre, radius, taps, z0, z0, z0)
+    def wrong(centre: Any, radius: Any, taps: Any, z0: Any, low: Any, high: Any, chords: bool) -> Any:
+        return right(centre, radius, taps, z0, z0, z0, chords)
 
     patch.setattr(recheck_bounds, "_largest", wrong)
     rng = np.random.default_rng(4)
     with pytest.raises(FalseProofError):
         deque((check_network(rng, tmp_path, 60, maxima=True) for _ in range(100)), maxlen=0)
+
+
+def test_certificates_of_pooled_networks_fit_them_and_most_are_confirmed(tmp_path: Path) -> None:
+    """Radii that optimised slopes raised have certificates, too; those of the ReLUs in a maximum mean nothing to others."""
+    findings = []
+    for seed in range(8):
+        rng = np.random.default_rng(seed)
+        net = OnnxWriter((1, 6, 6))
+        net.conv(rng.normal(size=(4, 1, 3, 3)), rng.normal(size=4), stride=1, pad=1)
+        net.add("Relu")
+        net.add("MaxPool", shape=(4, 3, 3), kernel_shape=[2, 2], strides=[2, 2])
+        net.add("Flatten", shape=(36,))
+        net.dense(rng.normal(size=(3, 36)), rng.normal(size=3))
+        path = net.save(tmp_path / f"net{seed}.onnx")
+        classifier = OnnxClassifier(path, SPECS[1])
+        image = rng.random((6, 6, 1)).astype(np.float32)
+        label = int(classifier(image[None]).argmax())
+        found = certify(classifier, image, label, norms=("linf",), seconds=1.0)["linf"].lower
+        assert found is not None
+        if found.certificate is not None:
+            (tmp_path / "c.json").write_text(json.dumps(found.certificate))
+            findings.append(recheck(tmp_path / "c.json", path).finding)
+    assert Finding.BROKEN not in findings
+    assert findings.count(Finding.CONFIRMED) >= len(findings) / 2 > 0
 
 
 def no_gap(patch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import pickle
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import torch
 
 from robustest.classifiers import InputSpec, load_classifier
 from robustest.classifiers.classifier import check_output
+from robustest.classifiers.onnx_digest import model_digest
 from robustest.errors import InvalidSetting, InvalidSpec, ModelError, UntrustedModel
 from tests.models import write_linear_onnx
 
@@ -221,3 +223,28 @@ def test_what_is_told_holds_and_the_rest_is_guessed_and_said(tmp_path: Path) -> 
     assert (beside.spec, beside.guessed) == (InputSpec("NCHW", "BGR", mean=(0.5,)), ())
     net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 3)).eval()
     assert load_classifier(net, told={"scale": 1}).info.spec == InputSpec("NCHW", "RGB", 1)
+
+
+def test_the_digest_of_a_model_changes_with_the_weights_that_lie_beside_it(tmp_path: Path) -> None:
+    path = write_linear_onnx(tmp_path / "m.onnx", W, B, shape=("n", 4, 4, 3))
+    assert load_classifier(path).info.digest == hashlib.sha256(path.read_bytes()).hexdigest()
+    for weights in (W, W + 1):
+        plain = onnx.load(str(write_linear_onnx(tmp_path / "plain.onnx", weights, B, shape=("n", 4, 4, 3))))
+        (tmp_path / "m.onnx.data").unlink(missing_ok=True)
+        onnx.save_model(plain, str(path), save_as_external_data=True, location="m.onnx.data", size_threshold=0)
+        both = path.read_bytes() + (tmp_path / "m.onnx.data").read_bytes()
+        assert load_classifier(path).info.digest == hashlib.sha256(both).hexdigest()
+
+
+def test_weights_outside_the_models_folder_are_no_part_of_it(tmp_path: Path) -> None:
+    path = write_linear_onnx(tmp_path / "m.onnx", W, B, shape=("n", 4, 4, 3))
+    onnx.save_model(
+        onnx.load(str(path)), str(path), save_as_external_data=True, location="m.onnx.data", size_threshold=0
+    )
+    model = onnx.load(str(path), load_external_data=False)
+    model.graph.initializer[0].external_data[0].value = "../m.onnx.data"
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(ModelError, match=r"'\.\./m\.onnx\.data'.*the model's own folder"):
+        model_digest(path)
+    with pytest.raises(ModelError, match=r"m\.onnx"):
+        load_classifier(path)
