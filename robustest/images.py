@@ -116,15 +116,25 @@ def check_images(images: NDArray[np.generic], *, argument: str = "images") -> Pi
         if len(array) and not np.isfinite(array).all():
             raise InvalidImage(f"{argument} must be finite; got NaN or infinity.")
         if len(array) and (array.min() < 0 or array.max() > 1):
+            way = (
+                "Divide an 8-bit image by 255."
+                if array.min() >= 0
+                else "Give images as they were before a mean was subtracted: the input spec does that (mean, std)."
+            )
             raise InvalidImage(
-                f"{argument} must be uint8, or floats in [0, 1]; got floats in "
-                f"[{array.min():g}, {array.max():g}]. Divide an 8-bit image by 255."
+                f"{argument} must be uint8, or floats in [0, 1]; got floats in [{array.min():g}, {array.max():g}]. {way}"
             )
         return array.astype(np.float32)
-    raise InvalidImage(
-        f"{argument} must be uint8, or floats in [0, 1]; got {array.dtype}. "
-        "Convert 16-bit images to 8 bits (value // 257), or to floats (value / 65535)."
-    )
+    raise InvalidImage(f"{argument} must be uint8, or floats in [0, 1]; got {array.dtype}. {_way_to_eight_bits(array)}")
+
+
+def _way_to_eight_bits(array: NDArray[np.generic]) -> str:
+    """How to convert images of another type, judged by their values: an int64 array often holds 0..255."""
+    if array.dtype.kind == "b":
+        return "Make them black and white: images.astype('uint8') * 255."
+    if array.dtype.kind in "iu" and array.size and array.min() >= 0 and array.max() <= 255:
+        return "The values lie in 0..255: images.astype('uint8') keeps them."
+    return "Convert 16-bit images to 8 bits (value // 257), or to floats (value / 65535)."
 
 
 def check_labels(labels: NDArray[np.generic] | Sequence[int], count: int, classes: int | None) -> NDArray[np.int64]:
@@ -340,19 +350,24 @@ def _is_number(text: str) -> bool:
     return text.isascii() and text.isdigit() and len(text) <= _DIGITS
 
 
+def _whole(text: str) -> str:
+    """A number as data frames write it when a value is missing somewhere, such as 3.0, without its fraction of 0."""
+    return text.removesuffix(".0")
+
+
 def _listed(where: Path, table: Path) -> tuple[list[Path], list[int], tuple[str, ...]]:
     try:
         with table.open(newline="", encoding="utf-8-sig") as handle:
             rows = [row for row in csv.reader(handle) if row and any(cell.strip() for cell in row)]
     except (UnicodeDecodeError, csv.Error) as error:
         raise InvalidImage(f"labels.csv {str(table)!r} cannot be read: {error}.") from error
-    if rows and [cell.strip().lower() for cell in rows[0][:2]] in (
+    headed = bool(rows) and [cell.strip().lower() for cell in rows[0][:2]] in (
         ["file", "label"],
         ["filename", "label"],
         ["name", "label"],
-    ):
-        rows = rows[1:]
-    files: list[Path] = []
+    )
+    rows = rows[headed:]
+    rows_of: dict[Path, int] = {}
     texts: list[str] = []
     root = where.resolve()
     for number, row in enumerate(rows, start=1):
@@ -366,10 +381,19 @@ def _listed(where: Path, table: Path) -> tuple[list[Path], list[int], tuple[str,
         if not inside:
             raise InvalidImage(f"labels.csv row {number} names {row[0]!r}, which lies outside {str(where)!r}.")
         if not there:
-            raise InvalidImage(f"labels.csv row {number} names {row[0]!r}, which is not in {str(where)!r}.")
-        files.append(file)
-        texts.append(row[1].strip())
-    if all(_is_number(text) for text in texts):
-        return files, [int(text) for text in texts], ()
+            hint = "" if headed or number > 1 else " Column headings must be file,label."
+            raise InvalidImage(f"labels.csv row {number} names {row[0]!r}, which is not in {str(where)!r}.{hint}")
+        if file in rows_of:
+            raise InvalidImage(
+                f"labels.csv row {number} names {row[0]!r}, as row {rows_of[file]} does. Keep one of the two."
+            )
+        text = row[1].strip()
+        if not text:
+            raise InvalidImage(f"labels.csv row {number} has no label for {row[0]!r}.")
+        rows_of[file] = number
+        texts.append(text)
+    files = list(rows_of)
+    if all(_is_number(_whole(text)) for text in texts):
+        return files, [int(_whole(text)) for text in texts], ()
     names = tuple(sorted(set(texts)))
     return files, [names.index(text) for text in texts], names

@@ -65,6 +65,43 @@ def refused(tmp_path: Path, *words: str, error: type[Exception] = InvalidImage) 
         assert word in str(raised.value)
 
 
+def test_labels_csv_takes_whole_floats_for_the_class_numbers_that_they_are(tmp_path: Path) -> None:
+    for name in "abc":
+        picture(tmp_path / f"{name}.png", np.zeros((3, 3), np.uint8))
+    (tmp_path / "labels.csv").write_text("file,label\na.png,7.0\nb.png,10.0\nc.png,2\n")
+    assert load_images(tmp_path).labels.tolist() == [7, 10, 2]
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        ("file,label\na.png,\n", "row 1 has no label"),
+        ("file,label\na.png,1\na.png,2\n", "row 2 names 'a.png', as row 1 does"),
+        ("path,class\na.png,1\n", "Column headings must be file,label"),
+    ],
+)
+def test_labels_csv_that_leaves_a_label_open_is_refused(tmp_path: Path, rows: str, words: str) -> None:
+    picture(tmp_path / "a.png", np.zeros((3, 3), np.uint8))
+    (tmp_path / "labels.csv").write_text(rows)
+    with pytest.raises(InvalidImage, match=words):
+        load_images(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("images", "way"),
+    [
+        (np.full((1, 3, 3), 200, np.int64), r"0\.\.255: images\.astype\('uint8'\)"),
+        (np.full((1, 3, 3), 2000, np.int64), "value // 257"),
+        (np.ones((1, 3, 3), np.bool_), r"\* 255"),
+        (np.full((1, 3, 3), 200.0), "by 255"),
+        (np.full((1, 3, 3), -1.0), "mean"),
+    ],
+)
+def test_images_of_another_type_are_refused_with_the_way_out_that_fits(images: NDArray[np.generic], way: str) -> None:
+    with pytest.raises(InvalidImage, match=way):
+        check_images(images)
+
+
 def test_labels_csv_with_an_unknown_file_names_row_and_file(tmp_path: Path) -> None:
     picture(tmp_path / "a.png", np.zeros((3, 3), np.uint8))
     (tmp_path / "labels.csv").write_text("a.png,7\nb.png,1\n")

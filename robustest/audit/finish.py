@@ -27,6 +27,7 @@ from robustest.audit.reading import PLACEHOLDER, check_edits
 from robustest.audit.records import ImageRecord, Values, to_json
 from robustest.audit.schema import check_result
 from robustest.audit.served import check_valid, served_doubts, served_totals
+from robustest.audit.statistics import clopper_pearson
 from robustest.audit.summary import AuditSummary, header_json, summarise
 from robustest.audit.work import DONE
 from robustest.errors import RunConflict
@@ -132,6 +133,20 @@ def _doubts(plan: Plan, columns: Columns) -> tuple[str, ...]:
         )
     if plan.model.guessed:
         doubts.append(f"The input spec was guessed: {'; '.join(plan.model.guessed)}.")
+    names = plan.data.class_names
+    classes = plan.scores.shape[1] if plan.scores.ndim == 2 else None
+    if names and classes is not None and len(names) != classes:
+        doubts.append(
+            f"The images name {len(names)} classes, taken as numbers 0 to {len(names) - 1} in this order: "
+            f"{', '.join(names[:3])}{', ...' if len(names) > 3 else ''}; the model has {classes}. Each label must be the model's own "
+            "number of that class: folders and labels.csv can hold numbers in place of names."
+        )
+    wrong = int((columns.verdict == list(Verdict).index(Verdict.EXCLUDED)).sum())
+    if clopper_pearson(wrong, plan.data.count)[0] > 0.5:
+        doubts.append(
+            f"The model is wrong about {wrong} of {plan.data.count} unchanged images. If it is known to do better, the labels are "
+            "numbered otherwise than its classes are, or the input spec (layout, channels, scale, mean, std) is not its own."
+        )
     unknown = int((columns.verdict == list(Verdict).index(Verdict.UNKNOWN)).sum())
     if unknown:
         doubts.append(

@@ -7,6 +7,7 @@ import os
 import shutil
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -235,8 +236,6 @@ def test_a_folder_with_another_audit_is_refused_by_what_differs(
     change: dict[str, object],
     named: str,
 ) -> None:
-    from dataclasses import replace
-
     run_audit(linear.scores, images, None, settings, tmp_path / "run")
     before = (tmp_path / "run" / "result.json").read_bytes()
     with pytest.raises(RunConflict, match=named):
@@ -321,6 +320,30 @@ def test_a_classifier_that_is_always_wrong_leaves_nothing_to_test_and_says_how_w
     assert summary.counts.excluded == 24
     assert summary.exit_code == 5
     assert summary.survival == ()
+
+
+def test_names_of_another_number_than_the_models_classes_are_a_reason_to_doubt(
+    linear: ModuleType, images: ImageSet, tmp_path: Path
+) -> None:
+    quick = AttackSettings(queries=20)
+    few = run_audit(linear.scores, replace(images, class_names=("cat", "dog")), None, quick, tmp_path / "few")
+    assert "The images name 2 classes" in few.doubts[0]
+    assert "cat, dog; the model has 3" in few.doubts[0]
+    three = replace(images, class_names=("ant", "bee", "cow"))
+    assert run_audit(linear.scores, three, None, quick, tmp_path / "all").doubts == ()
+
+
+def test_a_model_that_is_wrong_about_most_images_is_a_reason_to_doubt(
+    linear: ModuleType, images: ImageSet, tmp_path: Path
+) -> None:
+    quick = AttackSettings(queries=20)
+    shifted = images.labels.copy()  # 22 of 24 are right; the lower end of the interval of 18 of 24 is 0.533
+    shifted[:20] = (shifted[:20] + 1) % 3
+    summary = run_audit(linear.scores, replace(images, labels=shifted), None, quick, tmp_path / "run")
+    assert summary.counts.excluded >= 18
+    assert f"wrong about {summary.counts.excluded} of 24 unchanged images" in summary.doubts[0]
+    half = np.where(np.arange(24) < 12, (images.labels + 1) % 3, images.labels)  # 10 to 14: half is within the interval
+    assert run_audit(linear.scores, replace(images, labels=half), None, quick, tmp_path / "half").doubts == ()
 
 
 def test_an_image_on_which_the_model_fails_is_unknown_and_the_others_are_played(
@@ -522,8 +545,6 @@ def test_a_plan_that_is_damaged_is_refused(
 def test_the_key_of_a_plan_is_of_all_that_decides_the_result(
     linear: ModuleType, images: ImageSet, settings: AttackSettings, tmp_path: Path
 ) -> None:
-    from dataclasses import replace
-
     plan = plan_run(tmp_path / "run", load_classifier(linear.scores), images, settings, origin=linear.scores)
     keys = {
         plan_key(plan.settings, plan.model, plan.data),
