@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from robustest.classifiers.canvas import HostCanvas
 from robustest.classifiers.classifier import Canvas, ClassifierInfo, Images, check_scores
@@ -37,12 +36,15 @@ class CallableClassifier:
         return self._info
 
     def __call__(self, images: Images, /) -> Scores:
-        """Score images (N, H, W, C) in [0, 1]."""
+        """Score images (N, H, W, C) in [0, 1]; the function gets a copy that it may keep or change."""
         try:
-            answer = self._function(np.ascontiguousarray(images, dtype=np.float32))
+            answer = self._function(np.array(images, dtype=np.float32, order="C"))
         except RobustestError:
             raise
-        except Exception as error:  # whatever the user's own code raises is reported as the model's failure
+        except (
+            Exception,
+            SystemExit,
+        ) as error:  # whatever the user's own code raises is reported as the model's failure
             if isinstance(error, MemoryError) or "OutOfMemory" in type(error).__name__:  # torch's is no MemoryError
                 raise OutOfMemory(
                     f"{self._info.source}: {len(images)} images of shape {images.shape[1:]} in one call do not fit in the memory. Free some "
@@ -56,9 +58,5 @@ class CallableClassifier:
         return check_scores(answer, len(images), self._info.output, source=self._info.source)
 
     def canvas(self, shape: tuple[int, int, int], *, slots: int, rows: int, pad: bool = False) -> Canvas:
-        """A canvas in main memory; the function gets a copy that it may keep or change."""
-
-        def run(batch: NDArray[np.float32]) -> Scores:
-            return self(batch.copy())
-
-        return HostCanvas(run, None, shape, slots=slots, rows=rows, pad=pad)
+        """A canvas in main memory."""
+        return HostCanvas(self, None, shape, slots=slots, rows=rows, pad=pad)

@@ -86,6 +86,9 @@ def margins_of(scores: Scores, labels: NDArray[np.int64], targets: NDArray[np.in
 
     Returns:
         (N,) float64 margins.
+
+    Raises:
+        InvalidImage: there are fewer classes than a label or a target says.
     """
     aims = np.where(targets >= 0, targets, labels)
     signs = np.where(targets >= 0, -1.0, 1.0)
@@ -94,7 +97,13 @@ def margins_of(scores: Scores, labels: NDArray[np.int64], targets: NDArray[np.in
         return np.where(answered == aims, 1.0, -1.0) * signs
     values = comparable(scores, output)
     rows = np.arange(len(values))
-    own = values[rows, aims]
+    try:
+        own = values[rows, aims]
+    except IndexError as error:
+        raise InvalidImage(
+            f"labels and targets must be below {values.shape[1]}, the number of scores an image that the classifier gives; "
+            f"got {aims.max()}. Is this the data set the model was trained on?"
+        ) from error
     values[rows, aims] = -np.inf
     return np.asarray(signs * (own - values.max(axis=1)), dtype=np.float64)
 
@@ -133,9 +142,15 @@ def check_scores(scores: object, count: int, output: Output, *, source: str) -> 
             )
         return array.astype(np.int64)
     if array.ndim != 2 or array.shape[0] != count or array.shape[1] < 2 or array.dtype.kind not in "fiu":
+        numbers = array.shape in ((count,), (count, 1)) and array.dtype.kind in "iu"
+        way = (
+            "Where these are class numbers, declare output 'label'."
+            if numbers
+            else "A model with one output needs a wrapper that gives a score for each class."
+        )
         raise ModelError(
             f"{source} must return scores (N, K) with K >= 2 classes for N = {count} images; got {array.dtype} of shape "
-            f"{array.shape}. A model with one output needs a wrapper that gives a score for each class."
+            f"{array.shape}. {way}"
         )
     if not np.isfinite(array).all():
         raise ModelError(

@@ -135,8 +135,9 @@ def _imported(name: str) -> Any:
     try:
         value: Any = importlib.import_module(module_name)
     except ImportError as error:
-        raise ModelError(f"MODEL {name!r}: module {module_name!r} cannot be imported: {error}.") from error
-    except Exception as error:  # whatever the user's module raises while it is imported
+        way = f" Name the module, not its file: {module_name[:-3]}:{attribute}." if module_name.endswith(".py") else ""
+        raise ModelError(f"MODEL {name!r}: module {module_name!r} cannot be imported: {error}.{way}") from error
+    except (Exception, SystemExit) as error:  # whatever the user's module raises while it is imported
         raise ModelError(
             f"MODEL {name!r}: importing {module_name!r} failed: {type(error).__name__}: {error}"
         ) from error

@@ -333,6 +333,49 @@ def test_names_of_another_number_than_the_models_classes_are_a_reason_to_doubt(
     assert run_audit(linear.scores, three, None, quick, tmp_path / "all").doubts == ()
 
 
+def test_a_model_that_does_not_repeat_is_audited_and_doubted(
+    linear: ModuleType, images: ImageSet, settings: AttackSettings, tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(0)
+
+    def noisy(batch: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
+        return np.asarray(linear.scores(batch) + rng.normal(size=(len(batch), 3)) * 0.1)
+
+    summary = run_audit(noisy, images, None, settings, tmp_path / "run", workers=1, isolate=True)
+    assert summary.doubts[0].startswith("The model does not repeat")
+    assert summary.counts.unknown == 0
+
+
+def test_labels_of_classes_that_a_function_does_not_score_are_refused_before_the_run(
+    linear: ModuleType, images: ImageSet, settings: AttackSettings, tmp_path: Path
+) -> None:
+    with pytest.raises(InvalidImage, match="labels must be below 3"):
+        run_audit(linear.scores, replace(images, labels=images.labels + 1), None, settings, tmp_path / "run")
+    assert not (tmp_path / "run" / "plan.json").exists()
+    image, shape = images.images[0], "must be below 3, the number of scores"
+    with pytest.raises(InvalidImage, match=shape):
+        robustest.find_adversarial(linear.scores, image, 3, queries=20)
+    with pytest.raises(InvalidImage, match=shape):
+        robustest.find_adversarial(linear.scores, image, 0, target=7, queries=20)
+
+
+def test_a_function_that_changes_its_input_in_place_is_asked_what_it_was_asked(
+    linear: ModuleType, images: ImageSet, settings: AttackSettings, tmp_path: Path
+) -> None:
+    def consuming(batch: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
+        scores = np.asarray(linear.scores(batch))
+        batch[:] = 0
+        return scores
+
+    floats = as_unit(images.images)
+    kept = floats.copy()
+    plain = robustest.find_adversarial(linear.scores, floats[0], int(images.labels[0]), queries=60)
+    found = robustest.find_adversarial(consuming, floats[0], int(images.labels[0]), queries=60)
+    assert (found.verdict, found.edits, found.curve) == (plain.verdict, plain.edits, plain.curve)
+    assert np.array_equal(floats, kept)
+    assert run_audit(consuming, images, None, settings, tmp_path / "run").doubts == ()
+
+
 def test_a_model_that_is_wrong_about_most_images_is_a_reason_to_doubt(
     linear: ModuleType, images: ImageSet, tmp_path: Path
 ) -> None:

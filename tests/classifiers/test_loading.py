@@ -102,6 +102,17 @@ def test_module_callable_may_be_a_function_or_a_factory(tmp_path: Path, monkeypa
         load_classifier("my_other_model:score")
 
 
+def test_a_module_that_ends_the_program_and_a_files_name_for_a_modules_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "my_own_script.py").write_text("import sys\nsys.exit(3)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ModelError, match="importing 'my_own_script' failed: SystemExit"):
+        load_classifier("my_own_script:score")
+    with pytest.raises(ModelError, match="not its file: my_other_script:score"):
+        load_classifier("my_other_script.py:score")
+
+
 def test_a_module_in_training_mode_is_refused() -> None:
     with pytest.raises(InvalidSetting, match="eval"):
         load_classifier(torch.nn.Linear(2, 2))
@@ -121,6 +132,7 @@ def test_a_callables_own_exception_names_it() -> None:
         (np.full((2, 3), np.nan), "NaN"),
         (np.zeros((2, 1)), "K >= 2"),
         (np.zeros((3, 3)), "N = 2"),
+        (np.array([4, 7]), "declare output 'label'"),
         ([["a", "b"], ["c", "d"]], "scores"),
     ],
 )
