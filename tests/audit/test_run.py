@@ -371,7 +371,7 @@ def test_a_function_that_changes_its_input_in_place_is_asked_what_it_was_asked(
     kept = floats.copy()
     plain = robustest.find_adversarial(linear.scores, floats[0], int(images.labels[0]), queries=60)
     found = robustest.find_adversarial(consuming, floats[0], int(images.labels[0]), queries=60)
-    assert (found.verdict, found.edits, found.curve) == (plain.verdict, plain.edits, plain.curve)
+    assert (found.verdict, found.l0_pixels, found.curve) == (plain.verdict, plain.l0_pixels, plain.curve)
     assert np.array_equal(floats, kept)
     assert run_audit(consuming, images, None, settings, tmp_path / "run").doubts == ()
 
