@@ -87,7 +87,7 @@ def test_torchvision_is_never_imported() -> None:
 
 
 def test_importing_the_package_loads_neither_torch_nor_opencv() -> None:
-    heavy = "torch", "numba", "cv2", "scipy", "onnxruntime", "joblib", "rich", "jinja2"
+    heavy = "torch", "numba", "cv2", "scipy", "onnxruntime", "cloudpickle", "rich", "jinja2"
     code = f"import sys, robustest, robustest.cli; print([m for m in {heavy!r} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout.strip() == "[]"

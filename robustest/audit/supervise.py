@@ -51,7 +51,7 @@ def pickled(classifier: Classifier) -> bytes:
     Raises:
         InvalidSetting: it cannot be pickled.
     """
-    from joblib.externals import cloudpickle
+    import cloudpickle
 
     try:
         return bytes(cloudpickle.dumps(classifier))

@@ -26,7 +26,7 @@ _CORE = (
     "scipy",
     "opencv-python-headless",
     "onnxruntime",
-    "joblib",
+    "cloudpickle",
     "cyclopts",
     "rich",
     "jinja2",

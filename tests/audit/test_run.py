@@ -333,7 +333,7 @@ def test_names_of_another_number_than_the_models_classes_are_a_reason_to_doubt(
     assert run_audit(linear.scores, three, None, quick, tmp_path / "all").doubts == ()
 
 
-def test_a_model_that_does_not_repeat_is_audited_and_doubted(
+def test_a_function_goes_by_value_to_a_process_of_its_own_even_if_it_does_not_repeat(
     linear: ModuleType, images: ImageSet, settings: AttackSettings, tmp_path: Path
 ) -> None:
     rng = np.random.default_rng(0)
