@@ -134,7 +134,8 @@ MISTAKES: dict[str, tuple[Callable[[], object], list[str], int, list[str]]] = {
         ["a.png is 8x8", "b.png is 9x9", "Resize"],
     ),
     "16-bit picture": (with_pictures(**{"0__a": BLACK.astype(np.uint16)}), SET, 2, ["a.png", "uint16", "8 bits"]),  # type: ignore[dict-item]
-    "16-bit array": (lambda: stored(IMAGES.astype(np.uint16)), AUDIT, 2, ["uint16", "value // 257"]),
+    "16-bit array": (lambda: stored(IMAGES.astype(np.uint16) * 257), AUDIT, 2, ["uint16", "value // 257"]),
+    "8-bit values as int64": (lambda: stored(IMAGES.astype(np.int64)), AUDIT, 2, ["int64", "astype('uint8')"]),
     "0..255 as floats": (lambda: stored(IMAGES.astype(np.float32)), AUDIT, 2, ["[0, 1]", "Divide", "255"]),
     "NCHW images": (
         lambda: stored(np.zeros((4, 3, 8, 8), np.uint8)),

@@ -12,7 +12,7 @@ import numpy as np
 from robustest.classifiers.batching import Batch, choose_batch
 from robustest.classifiers.classifier import Classifier, Images, check_fit, check_output, classes_of
 from robustest.errors import EnvironmentFailure, InvalidSetting
-from robustest.images import ImageSet, as_unit
+from robustest.images import ImageSet, as_unit, check_labels
 from robustest.results import Scores
 
 _IMAGES = 16
@@ -51,6 +51,7 @@ def probe_classifier(classifier: Classifier, images: ImageSet, target: int | Non
     one_class = len(np.unique(images.labels[indices])) < 2
     check_output(scores[np.sort(distinct)], info.output, source=info.source, constant=one_class)
     classes = scores.shape[1] if scores.ndim == 2 else info.classes
+    check_labels(images.labels, len(images), classes)
     if target is not None and classes is not None and target >= classes:
         raise InvalidSetting(f"target must be below {classes}, the number of classes; got {target}.")
     change = float(np.abs(scores.astype(np.float64) - classifier(asked)).max())

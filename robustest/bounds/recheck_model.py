@@ -57,7 +57,7 @@ class Layer:
 class Model:
     """Layers in order, the last gives the scores.
 
-    digest: sha256 of the file. tie: margins up to this may be a tie, by the rounding of a softmax behind the scores.
+    digest: of the file and of weights beside it (`model_digest`). tie: margins up to this may be a tie, by the rounding of a softmax behind the scores.
     """
 
     layers: tuple[Layer, ...]

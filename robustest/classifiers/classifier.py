@@ -19,7 +19,7 @@ Images = NDArray[np.float32]
 class ClassifierInfo:
     """What is known of a classifier without asking it.
 
-    source: file, URL or name, for reports. digest: sha256 of the file, or None.
+    source: file, URL or name, for reports. digest: of the file and of weights that lie beside it (`model_digest`), or None.
     spec: how it wants its input. output: what it gives.
     image_shape: (H, W, C); None where free or unknown. classes: how many, None if unknown.
     guessed: one sentence for each thing that was guessed rather than told.
