@@ -128,10 +128,10 @@ def thin(player: Player, *, least: int, until: float = 0) -> Playing:
     while player.best is not None and len(player.best) > least and player.left > until and despair < _DESPAIR:
         state = player.best
         parts = parts_of(state, min(_PARTS, len(state) // 2), across=player.beliefs.across, rng=player.rng)
-        margins = yield from player.ask(Batch.of([_less(state, part) for part in parts]))
+        margins = yield from player.ask(Batch.of([state.without(part) for part in parts]))
         order = np.argsort(margins, kind="stable")
         sizes = [size for size in (2, 3, 4, 6, 8, 11, 14) if size < len(parts) and size <= 2 * (margins < 0).sum() + 2]
-        fewer = [_less(state, np.concatenate([parts[place] for place in order[:size]])) for size in sizes]
+        fewer = [state.without(np.concatenate([parts[place] for place in order[:size]])) for size in sizes]
         joint = yield from player.ask(Batch.of(fewer))
         if player.best is not state:
             despair = 0
@@ -173,7 +173,7 @@ def _exchange(
         reach = max(2, min(beliefs.shape) // (8 << min(turn // 2, 4)))
         parts = parts_of(current, min(_PARTS, len(current) // 2), across=beliefs.across, rng=rng)
         news = [replacement(current, part, weight, beliefs, reach=reach, rng=rng) for part in parts]
-        tried = [_less(current, part).plus(new) for part, new in zip(parts, news, strict=True)]
+        tried = [current.without(part).plus(new) for part, new in zip(parts, news, strict=True)]
         margins = yield from player.ask(Batch.of(tried))
         if player.best is not best:
             return
@@ -185,7 +185,7 @@ def _exchange(
         together = []
         for count in counts:
             chosen = order[:count].tolist()
-            state = _less(current, np.concatenate([parts[place] for place in chosen]))
+            state = current.without(np.concatenate([parts[place] for place in chosen]))
             for place in chosen:
                 new = news[place]
                 state = state.plus(new.keep(~np.isin(new.cells, state.cells)))
@@ -211,10 +211,3 @@ def in_reach(past: list[tuple[float, int]]) -> bool:
     """
     (before, more), (margin, left) = past[0], past[-1]
     return len(past) <= _LATELY or margin * (more - left) <= (before - margin) * left * _HOPE
-
-
-def _less(state: State, part: Ints) -> State:
-    """The state without the edits at some places."""
-    keep = np.ones(len(state), bool)
-    keep[part] = False
-    return state.keep(keep)

@@ -123,7 +123,7 @@ def trim(player: Player, *, least: int) -> Playing:
         share = max(1, round(size * _SHARE))
         counts = {2, 3, 2 * share, free // 2, free, min(size - 1, 2 * free)} if free else {2, 3}
         sizes = sorted({count for count in counts | {share} if 1 < count < size and (free or count <= share)})
-        found = yield from player.ask(Batch.of([_less(best, order[:count]) for count in sizes]))
+        found = yield from player.ask(Batch.of([best.without(order[:count]) for count in sizes]))
         if player.best is not None and len(player.best) <= size - 2:
             continue
         if not failed and share in sizes:
@@ -202,8 +202,3 @@ def together(state: State, swaps: Swaps, rows: Ints) -> State:
     cells, colours = state.cells.copy(), state.colours.copy()
     cells[swaps.places[rows]], colours[swaps.places[rows]] = swaps.added.cells[rows], swaps.added.colours[rows]
     return State(cells, colours)
-
-
-def _less(state: State, gone: Ints) -> State:
-    """The state without the edits at some places."""
-    return state.keep(np.setdiff1d(np.arange(len(state)), gone))

@@ -40,6 +40,12 @@ class State:
         """The edits at these places alone."""
         return State(self.cells[places], self.colours[places])
 
+    def without(self, places: Ints) -> State:
+        """The state without the edits at these places."""
+        keep = np.ones(len(self), bool)
+        keep[places] = False
+        return self.keep(keep)
+
     def plus(self, other: State) -> State:
         """Both sets of edits, which have no cell in common."""
         return State(np.concatenate([self.cells, other.cells]), np.concatenate([self.colours, other.colours]))

@@ -41,10 +41,8 @@ class CallableClassifier:
             answer = self._function(np.array(images, dtype=np.float32, order="C"))
         except RobustestError:
             raise
-        except (
-            Exception,
-            SystemExit,
-        ) as error:  # whatever the user's own code raises is reported as the model's failure
+        except (Exception, SystemExit) as error:
+            # Whatever the user's own code raises is reported as the model's failure.
             if isinstance(error, MemoryError) or "OutOfMemory" in type(error).__name__:  # torch's is no MemoryError
                 raise OutOfMemory(
                     f"{self._info.source}: {len(images)} images of shape {images.shape[1:]} in one call do not fit in the memory. Free some "
