@@ -18,7 +18,7 @@ from robustest.attack.search_asked import NOTHING
 from robustest.attack.search_moves import LEAPS, LIMITS, NEXT_TO_STATE, climbing_moves
 from robustest.attack.search_palette import SEEN
 from robustest.attack.search_states import State
-from robustest.attack.search_turns import Desk, Ints, Player, addresses_of
+from robustest.attack.search_turns import Desk, Ints, Swapper, addresses_of
 from robustest.attack.task import Question
 from robustest.results import Margins
 
@@ -26,7 +26,7 @@ _POWERS = np.concatenate([np.ones(1, np.int64), LEAPS]) ** 0.7
 _HIGHEST = int(LEAPS[-1])
 
 
-class Climber(Player, Protocol):
+class Climber(Swapper, Protocol):
     """What the turns need of the search that makes them."""
 
     alone: NDArray[np.bool_]

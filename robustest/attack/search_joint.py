@@ -15,11 +15,10 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from robustest.attack.search_asked import Asked
 from robustest.attack.search_beliefs import Beliefs
 from robustest.attack.search_moves import Ahead, Swaps, fresh_swaps, growing_edits
+from robustest.attack.search_player import Player
 from robustest.attack.search_states import Batch, Ints, State, with_each, without_each
-from robustest.attack.search_tuning import Tuning
 from robustest.results import Edits, Margins
 
 _SHARE = 0.3  # of the best state's edits that are taken away at once
@@ -33,21 +32,11 @@ Asking = Generator[Edits, Margins, Margins]
 Playing = Generator[Edits, Margins, None]
 
 
-class Player(Protocol):
+class Builder(Player, Protocol):
     """What this needs of the search that does it."""
 
-    beliefs: Beliefs
-    rng: np.random.Generator
-    tuning: Tuning
-    asked: Asked
-    best: State | None
-    left: int
     until: int
     clean: float
-
-    @property
-    def stop(self) -> int:
-        """Queries left at which no smaller state is looked for."""
 
     def ask(self, batch: Batch) -> Asking:
         """Have states scored, and keep the smallest that flips."""
@@ -56,7 +45,7 @@ class Player(Protocol):
         """True where a margin, `size` edits away, has fallen so little that no small set will be built."""
 
 
-def grow(player: Player, *, tallest: int) -> Generator[Edits, Margins, State]:
+def grow(player: Builder, *, tallest: int) -> Generator[Edits, Margins, State]:
     """Build a state from nothing, all edits of a question that help at once, until it flips.
 
     Leaps ahead of it tell how near that is, until one of them flips: that is the best, then, for the time being.
@@ -107,7 +96,7 @@ def _leaps(state: State, beliefs: Beliefs, *, optimism: float) -> list[State]:
     return [state.plus(ranked.keep(np.arange(leap))) for leap in _LEAPS if leap <= len(ranked)]
 
 
-def trim(player: Player, *, least: int) -> Playing:
+def trim(player: Builder, *, least: int) -> Playing:
     """Take the least needed edits of the best state away, several at once, and swap others until it flips again.
 
     Args:
@@ -137,7 +126,7 @@ def trim(player: Player, *, least: int) -> Playing:
         failed = failed + 1 if player.best is before else 0
 
 
-def _swap(player: Player, current: State, margin: float, need: NDArray[np.float64]) -> Playing:
+def _swap(player: Builder, current: State, margin: float, need: NDArray[np.float64]) -> Playing:
     """Swap edits of a state, all at once that lower the margin, until something smaller than the best flips."""
     beliefs, tuning, best = player.beliefs, player.tuning, player.best
     stalled, lowest = 0, margin

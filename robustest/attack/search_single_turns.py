@@ -19,11 +19,11 @@ from robustest.attack.search_asked import NOTHING
 from robustest.attack.search_beliefs import COLOUR_PRIOR, NEVER, REGION_PRIOR
 from robustest.attack.search_palette import SEEN
 from robustest.attack.search_rivals import Rivals
-from robustest.attack.search_turns import Desk, Ints, Player, Playing, addresses_of
+from robustest.attack.search_turns import Desk, Ints, Playing, Swapper, addresses_of
 from robustest.results import Margins
 
 
-class Screener(Player, Protocol):
+class Screener(Swapper, Protocol):
     """What the turns need of the search that makes them."""
 
     alone: NDArray[np.bool_]

@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 
 from robustest.attack import search_desks as desks
 from robustest.attack.addresses import address_of
-from robustest.attack.search_asked import NOTHING, Asked
-from robustest.attack.search_beliefs import FEW, Beliefs
+from robustest.attack.search_asked import NOTHING
+from robustest.attack.search_beliefs import FEW
 from robustest.attack.search_moves import LIMITS, SHARES, Ahead, Found, fresh_swaps
 from robustest.attack.search_palette import SEEN
+from robustest.attack.search_player import Player
 from robustest.attack.search_states import State
-from robustest.attack.search_tuning import Tuning
 from robustest.attack.task import Notes, Question
 from robustest.compiled import fast
 from robustest.results import Edits, Margins
@@ -28,38 +28,28 @@ Ints = NDArray[np.int64]
 Playing = Generator[Question, Margins, None]
 
 
-class Player(Protocol):
+class Swapper(Player, Protocol):
     """What the turns need of the search that makes them."""
 
-    beliefs: Beliefs
-    rng: np.random.Generator
-    tuning: Tuning
-    asked: Asked
-    best: State | None
-    left: int
     aim: int
     notes: Notes
-
-    @property
-    def stop(self) -> int:
-        """Queries left at which no smaller state is looked for."""
 
     def needs(self, state: State, margin: float) -> Generator[Edits, Margins, Margins]:
         """How much each edit of a state holds the margin down."""
 
 
-def ready(player: Player, state: State) -> bool:
+def ready(player: Swapper, state: State) -> bool:
     """True where `turns` can be used: for a state of several edits."""
     return together(player) and len(state) > 1
 
 
-def together(player: Player) -> bool:
+def together(player: Swapper) -> bool:
     """True where turns can be taken with other games: with compiled code, and draws from PCG64."""
     told = fast() and player.notes.together
     return told and player.beliefs.words is not None and 2 * player.tuning.batch <= FEW
 
 
-def turns(player: Player, current: State, margin: float, need: Margins) -> Playing:
+def turns(player: Swapper, current: State, margin: float, need: Margins) -> Playing:
     """Swap edits of a state until it flips, or nothing has come of it for long."""
     if player.left <= player.stop or margin < 0:
         return
@@ -86,7 +76,7 @@ class Desk:
         player: whose it is. state: (2, k) cells and colours that the turns begin with. need, numbers: (k,) and any number.
     """
 
-    def __init__(self, player: Player, state: Ints, need: Margins, numbers: Margins) -> None:
+    def __init__(self, player: Swapper, state: Ints, need: Margins, numbers: Margins) -> None:
         self.player, self.beliefs = player, player.beliefs
         self.found = found = Found(2 * player.tuning.batch, state.shape[1])
         self.state, self.need, self.numbers = state, need, numbers
@@ -149,7 +139,7 @@ class SwapTurns(Desk):
         player: whose they are. current: the state, its margin, and how much each of its edits holds that down.
     """
 
-    def __init__(self, player: Player, current: State, margin: float, need: Margins) -> None:
+    def __init__(self, player: Swapper, current: State, margin: float, need: Margins) -> None:
         super().__init__(player, np.stack([current.cells, current.colours]), need.copy(), np.array([margin, margin]))
         self.take_up(player.stop)
 
