@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
+
+from robustest import compiled
 
 pytest_plugins = ["pytester"]
 
@@ -42,3 +45,11 @@ def _folder(name: str, file: str) -> Path:
 def rng() -> np.random.Generator:
     """A random stream of fixed seed."""
     return np.random.default_rng(0)
+
+
+@pytest.fixture
+def loops_as_before() -> Iterator[None]:
+    """Inner loops are compiled after a test where they were before it, and in numpy where they were in numpy."""
+    before = compiled.fast()
+    yield
+    compiled.use(before)

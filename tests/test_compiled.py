@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
 from hypothesis import given
@@ -14,14 +12,8 @@ from robustest.attack.memory import Memory
 from robustest.attack.record import rounded_to_eight_bit, state_keys
 from robustest.results import Edits
 
+pytestmark = pytest.mark.usefixtures("loops_as_before")
 needs_numba = pytest.mark.skipif(not compiled.installed(), reason="numba (extra `fast`) is not installed")
-
-
-@pytest.fixture(autouse=True)
-def _as_before() -> Iterator[None]:
-    before = compiled.fast()
-    yield
-    compiled.use(before)
 
 
 def random_edits(rng: np.random.Generator, count: int, channels: int) -> Edits:

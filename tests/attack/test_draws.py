@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
 from hypothesis import given
@@ -12,16 +10,10 @@ from hypothesis import strategies as st
 from robustest import compiled
 from robustest.attack import draws
 
+pytestmark = pytest.mark.usefixtures("loops_as_before")
 needs_numba = pytest.mark.skipif(not compiled.installed(), reason="numba (extra `fast`) is not installed")
 
 DRAWS = ["double", "single", "below", "normal"]  # the last one by numpy, in between
-
-
-@pytest.fixture(autouse=True)
-def _as_before() -> Iterator[None]:
-    before = compiled.fast()
-    yield
-    compiled.use(before)
 
 
 @needs_numba

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -11,14 +10,8 @@ import pytest
 from robustest import compiled
 from robustest.attack import draws, normals
 
+pytestmark = pytest.mark.usefixtures("loops_as_before")
 needs_numba = pytest.mark.skipif(not compiled.installed(), reason="numba (extra `fast`) is not installed")
-
-
-@pytest.fixture(autouse=True)
-def _as_before() -> Iterator[None]:
-    before = compiled.fast()
-    yield
-    compiled.use(before)
 
 
 @needs_numba

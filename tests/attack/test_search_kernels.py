@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
 from hypothesis import given
@@ -22,16 +20,12 @@ from robustest.saliency.regions import grid_regions, one_region
 from robustest.settings import AttackSettings
 from tests.models import linear_scores
 
-pytestmark = pytest.mark.skipif(not compiled.installed(), reason="numba (extra `fast`) is not installed")
+pytestmark = [
+    pytest.mark.usefixtures("loops_as_before"),
+    pytest.mark.skipif(not compiled.installed(), reason="numba (extra `fast`) is not installed"),
+]
 
 SHAPES = [(7, 9, 1), (12, 10, 3)]
-
-
-@pytest.fixture(autouse=True)
-def _as_before() -> Iterator[None]:
-    before = compiled.fast()
-    yield
-    compiled.use(before)
 
 
 def beliefs_of(seed: int, shape: tuple[int, int, int], far: bool) -> Beliefs:

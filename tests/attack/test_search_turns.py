@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
@@ -31,14 +31,10 @@ from robustest.attack.task import Search, Task
 from robustest.classifiers import load_classifier
 from robustest.settings import AttackSettings
 
-pytestmark = pytest.mark.skipif(not compiled.installed(), reason="numba (extra `fast`) is not installed")
-
-
-@pytest.fixture(autouse=True)
-def _as_before() -> Iterator[None]:
-    before = compiled.fast()
-    yield
-    compiled.use(before)
+pytestmark = [
+    pytest.mark.usefixtures("loops_as_before"),
+    pytest.mark.skipif(not compiled.installed(), reason="numba (extra `fast`) is not installed"),
+]
 
 
 def network(shape: tuple[int, int, int], classes: int) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
