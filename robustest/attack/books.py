@@ -7,10 +7,13 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from robustest.attack import kernels
+from robustest.compiled import fast
+
 Ints = NDArray[np.int64]
 Doubles = NDArray[np.float64]
 
-_STALE_QUESTIONS = 1000  # in a row answered from memory alone: a search that turns in a circle
+STALE_QUESTIONS = 1000  # in a row answered from memory alone: a search that turns in a circle
 
 
 class Totals(NamedTuple):
@@ -27,13 +30,15 @@ class Books:
 
     budget: queries allowed, the clean image's included. queries: sent. remembered: states answered from memory.
     stale: questions in a row that were. reserve: queries left below which the best image must be checked, 0 for never.
-    lowest: of the margins. seconds: of the search. label, target: class to be left, and to be reached or -1.
+    label, target: class to be left, and to be reached or -1. counts: (7, S) all of these, in this order.
+    lowest: of the margins. seconds: of the search. spent: seconds of all images that ever were in play.
     """
 
     def __init__(self, slots: int) -> None:
-        self.budget, self.queries, self.remembered, self.stale, self.reserve = np.zeros((5, slots), np.int64)
-        self.label, self.target = np.zeros((2, slots), np.int64)
+        self.counts: Ints = np.zeros((7, slots), np.int64)  # in the order of `kernels.BUDGET` to `TARGET`
+        self.budget, self.queries, self.remembered, self.stale, self.reserve, self.label, self.target = self.counts
         self.lowest, self.seconds = np.full(slots, np.inf), np.zeros(slots)
+        self.spent = 0.0
 
     def clear(self, slot: int) -> None:
         """Begin anew with one image."""
@@ -47,29 +52,43 @@ class Books:
 
     def recall(self, slots: Ints, asked: Ints, unknown: Ints) -> None:
         """Count the states asked of each image (G,), of which so many were not remembered."""
+        if fast():
+            kernels.recall(self.counts, slots, asked, unknown)
+            return
         self.remembered[slots] += asked - unknown
         self.stale[slots] = np.where(unknown > 0, 0, self.stale[slots] + 1)
 
     def hear(self, slots: Ints, sent: Ints, lowest: Doubles) -> None:
         """Count the queries that were sent of each image (G,), and keep the lowest of their margins."""
+        if fast():
+            kernels.hear(self.counts, self.lowest, slots, sent, lowest)
+            return
         self.queries[slots] += sent
         self.lowest[slots] = np.minimum(self.lowest[slots], lowest)
 
     def go_on(self, slots: Ints, asked: Ints) -> NDArray[np.bool_]:
         """(G,) True where so many states may be asked and nothing need be checked before."""
+        if fast():
+            return kernels.go_on(self.counts, slots, asked, STALE_QUESTIONS)
         left, reserve = self.left(slots), self.reserve[slots]
         unhurried = (reserve == 0) | (left - asked >= reserve)
-        return np.asarray(unhurried & (left > 0) & (self.stale[slots] < _STALE_QUESTIONS))
+        return np.asarray(unhurried & (left > 0) & (self.stale[slots] < STALE_QUESTIONS))
 
     def at_ease(self, slot: int, asked: int) -> bool:
         """`go_on` of one image."""
         left, reserve = int(self.budget[slot]) - int(self.queries[slot]), int(self.reserve[slot])
         unhurried = reserve == 0 or left - asked >= reserve
-        return unhurried and left > 0 and int(self.stale[slot]) < _STALE_QUESTIONS
+        return unhurried and left > 0 and int(self.stale[slot]) < STALE_QUESTIONS
 
     def spend(self, slots: Ints, seconds: float) -> None:
         """Share the seconds of a call for several images (G,)."""
         self.seconds[slots] += seconds / len(slots)
+        self.spent += seconds
+
+    def spend_one(self, slot: int, seconds: float) -> None:
+        """Count the seconds of a call for one image."""
+        self.seconds[slot] += seconds
+        self.spent += seconds
 
     def totals(self, slot: int) -> Totals:
         """What was counted of one image, to be kept when its place is another's."""

@@ -78,7 +78,7 @@ class Game:
         try:
             return self._next(margins)
         finally:
-            self.books.seconds[self.slot] += time.perf_counter() - started
+            self.books.spend_one(self.slot, time.perf_counter() - started)
 
     def attackable(self) -> bool:
         """True unless the unchanged image counts as adversarial already; then `reason` says why."""

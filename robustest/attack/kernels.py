@@ -10,7 +10,9 @@ from robustest.results import Margins
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float32]
+Doubles = NDArray[np.float64]
 
+BUDGET, QUERIES, REMEMBERED, STALE, RESERVE, LABEL, TARGET = range(7)  # rows of `Books.counts`
 _FIRST, _SECOND, _GOLDEN = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB), np.uint64(0x9E3779B97F4A7C15)
 
 
@@ -81,6 +83,65 @@ def find_margins(
 
 
 @compiled
+def bounds_of(sizes: Ints) -> Ints:
+    """(G + 1,) where each of several parts begins, and the last one's end."""
+    bounds = np.zeros(len(sizes) + 1, np.int64)
+    for place in range(len(sizes)):
+        bounds[place + 1] = bounds[place] + sizes[place]
+    return bounds
+
+
+@compiled
+def offsets_of(joined: Ints, counts: Ints) -> Ints:
+    """The offsets of several batches of edits as one; joined: theirs, one after the other, of each so many."""
+    offsets = np.zeros(len(joined) - len(counts) + 1, np.int64)
+    first, state = 0, 0
+    for part in range(len(counts)):
+        before = offsets[state]
+        for place in range(1, counts[part]):
+            state += 1
+            offsets[state] = before + joined[first + place]
+        first += counts[part]
+    return offsets
+
+
+@compiled
+def unknown_of(
+    pixels: Ints, values: Floats, offsets: Ints, fresh: NDArray[np.bool_], counts: Ints, slots: Ints
+) -> tuple[Ints, Ints, Ints, Floats, Ints]:
+    """What is sent of several images' questions: which states, the slot of each, and their edits.
+
+    fresh: (N,) they are. counts: (G,) how many of each image's. slots: (G,) of the images.
+    """
+    total, edits = 0, 0
+    for number in range(len(counts)):
+        total += counts[number]
+    places, own, bounds = np.empty(total, np.int64), np.empty(total, np.int64), np.zeros(total + 1, np.int64)
+    row = 0
+    for number in range(len(counts)):
+        own[row : row + counts[number]] = slots[number]
+        row += counts[number]
+    row = 0
+    for state in range(len(fresh)):
+        if fresh[state]:
+            edits += offsets[state + 1] - offsets[state]
+            places[row], bounds[row + 1] = state, edits
+            row += 1
+    if total == len(fresh):
+        return places, own, pixels, values, offsets
+    channels = values.shape[1]
+    new_pixels, new_values = np.empty(edits, np.int64), np.empty((edits, channels), np.float32)
+    edit = 0
+    for row in range(total):
+        for place in range(offsets[places[row]], offsets[places[row] + 1]):
+            new_pixels[edit] = pixels[place]
+            for channel in range(channels):
+                new_values[edit, channel] = values[place, channel]
+            edit += 1
+    return places, own, new_pixels, new_values, bounds
+
+
+@compiled
 def add_margins(
     table_keys: NDArray[np.uint64],
     table_margins: Margins,
@@ -105,6 +166,15 @@ def add_margins(
 
 
 @compiled
+def most(counts: Ints, slots: Ints, bounds: Ints) -> int:
+    """`Memories._entries`; counts: of the states of each image."""
+    entries = 0
+    for number in range(len(slots)):
+        entries = max(entries, counts[slots[number]] + bounds[number + 1] - bounds[number])
+    return entries
+
+
+@compiled
 def move_margins(
     table_keys: NDArray[np.uint64], table_margins: Margins, larger_keys: NDArray[np.uint64], larger: Margins
 ) -> None:
@@ -117,17 +187,63 @@ def move_margins(
 
 
 @compiled
-def margins_of(values: Margins, counts: Ints, labels: Ints, targets: Ints) -> Margins:
-    """`classifier.margins_of` of comparable scores (N, K), so many of each of G images with its label and target, or -1."""
+def margins_of(values: Doubles, sent: Ints, slots: Ints, counts: Ints) -> Margins:
+    """`classifier.margins_of` of comparable scores (N, K), so many of each of G images in these slots; counts: `Books.counts`."""
     margins = np.empty(len(values))
     row = 0
-    for image in range(len(counts)):
-        aim = targets[image] if targets[image] >= 0 else labels[image]
-        for _ in range(counts[image]):
+    for image in range(len(sent)):
+        label, target = counts[LABEL, slots[image]], counts[TARGET, slots[image]]
+        aim = target if target >= 0 else label
+        for _ in range(sent[image]):
             best = -np.inf
             for place in range(values.shape[1]):
                 if place != aim and values[row, place] > best:
                     best = values[row, place]
-            margins[row] = (-1.0 if targets[image] >= 0 else 1.0) * (values[row, aim] - best)
+            margins[row] = (-1.0 if target >= 0 else 1.0) * (values[row, aim] - best)
             row += 1
     return margins
+
+
+@compiled
+def scattered(
+    known: Margins, keys: NDArray[np.uint64], places: Ints, margins: Margins, heard: Doubles
+) -> tuple[NDArray[np.uint64], Doubles]:
+    """Write margins to these places among all that are known; their keys, and scores (N, K) in the same places, NaN elsewhere."""
+    classes = heard.shape[1]
+    sent_keys, scores = np.empty(len(places), np.uint64), np.full((len(known), classes), np.nan)
+    for row in range(len(places)):
+        place = places[row]
+        known[place], sent_keys[row] = margins[row], keys[place]
+        for entry in range(classes):
+            scores[place, entry] = heard[row, entry]
+    return sent_keys, scores
+
+
+@compiled
+def recall(counts: Ints, slots: Ints, asked: Ints, unknown: Ints) -> None:
+    """`Books.recall`."""
+    for number in range(len(slots)):
+        slot = slots[number]
+        counts[REMEMBERED, slot] += asked[number] - unknown[number]
+        counts[STALE, slot] = 0 if unknown[number] > 0 else counts[STALE, slot] + 1
+
+
+@compiled
+def hear(counts: Ints, lowest: Doubles, slots: Ints, sent: Ints, margins: Margins) -> None:
+    """`Books.hear`; margins: (G,) the lowest of each image."""
+    for number in range(len(slots)):
+        slot = slots[number]
+        counts[QUERIES, slot] += sent[number]
+        lowest[slot] = min(lowest[slot], margins[number])
+
+
+@compiled
+def go_on(counts: Ints, slots: Ints, asked: Ints, stale: int) -> NDArray[np.bool_]:
+    """`Books.go_on`; stale: questions in a row that may be answered from memory."""
+    going = np.empty(len(slots), np.bool_)
+    for number in range(len(slots)):
+        slot = slots[number]
+        left, reserve = counts[BUDGET, slot] - counts[QUERIES, slot], counts[RESERVE, slot]
+        unhurried = reserve == 0 or left - asked[number] >= reserve
+        going[number] = unhurried and left > 0 and counts[STALE, slot] < stale
+    return going

@@ -78,7 +78,7 @@ class Memories:
             (G,) the lowest of each image's margins, inf where there are none.
         """
         if fast() or self._table is not None:
-            table = self._tables(int(np.maximum.reduce(self._counts[slots] + np.diff(bounds))))
+            table = self._tables(self._entries(slots, bounds))
             return kernels.add_margins(*table, self._counts, slots, bounds, keys, margins)
         lowest = np.full(len(slots), np.inf)
         for number, slot in enumerate(slots.tolist()):
@@ -86,6 +86,12 @@ class Memories:
             self._margins[slot].update(zip(keys[bounds[number] : bounds[number + 1]].tolist(), own, strict=True))
             lowest[number] = min(own, default=np.inf)
         return lowest
+
+    def _entries(self, slots: Ints, bounds: Ints) -> int:
+        """The most states of any of these images, with those to come."""
+        if fast():
+            return kernels.most(self._counts, slots, bounds)
+        return int(np.maximum.reduce(self._counts[slots] + np.diff(bounds)))
 
     def _tables(self, entries: int) -> tuple[Keys, Margins]:
         """The tables, with room for so many states of any one image."""

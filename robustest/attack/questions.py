@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,7 +59,7 @@ class Asked:
     counts: (G,) how many of each game's states were sent. cut: games whose budget allowed only part of what was new.
     """
 
-    turning: list[together.Kind]
+    turning: list[together.Circle]
     others: list[Game]
     slots: Ints
     bounds: Ints
@@ -74,32 +74,46 @@ class Asked:
     @property
     def games(self) -> list[Game]:
         """All of them, in order."""
-        return [*(game for _, own in self.turning for game in own), *self.others]
+        return [*(game for circle in self.turning for game in circle.games), *self.others]
 
 
 def ask(games: list[Game], memories: Memories, scorer: Scorer) -> Asked:
     """Merge the questions of a group, leave out what is remembered or beyond the budget, and send the rest."""
-    eight_bit = all(game.task.eight_bit for game in games)
-    turning, others, merged = together.joined(games)
-    if eight_bit:
-        merged = replace(merged, values=rounded_to_eight_bit(merged.values))
+    turning, others, slots, merged = together.joined(games)
+    if all(game.task.eight_bit for game in games):
+        merged = Edits(merged.pixels, rounded_to_eight_bit(merged.values), merged.offsets)
     keys = state_keys(merged)
-    sizes = np.array([game.asking for _, own in turning for game in own] + [game.asking for game in others])
-    slots = together.slots_of([*(game for _, own in turning for game in own), *others])
+    sizes = np.array(
+        [game.asking for circle in turning for game in circle.games] + [game.asking for game in others], np.int64
+    )
     left = memories.books.left(slots)
     bounds = _cumulated(sizes)
     known, fresh, unknown = memories.find(slots, bounds, keys, left)
     memories.books.recall(slots, sizes, unknown)
     counts = np.minimum(unknown, left)
     total = int(np.add.reduce(counts))
-    places = None if total == len(keys) else np.flatnonzero(fresh)
-    sent = merged if places is None else merged.take(places)
+    places, own, sent = _unknown(merged, fresh, counts, slots)
     worked(total)
-    future = scorer.ask(np.repeat(slots, counts), sent) if total else _nothing()
+    future = scorer.ask(own, sent) if total else _nothing()
     return Asked(turning, others, slots, bounds, keys, known, places, counts, unknown > left, sent, future)
 
 
+def _unknown(merged: Edits, fresh: NDArray[np.bool_], counts: Ints, slots: Ints) -> tuple[Ints | None, Ints, Edits]:
+    """Of all states (N,) those to be sent: which, None for all; the slot of each; their edits."""
+    if fast() and merged.values.flags.c_contiguous:
+        edits = (merged.pixels, merged.values, merged.offsets)
+        places, own, pixels, values, offsets = kernels.unknown_of(*edits, fresh, counts, slots)
+        return (None if len(places) == len(fresh) else places), own, Edits(pixels, values, offsets)
+    own = np.repeat(slots, counts)
+    if len(own) == len(fresh):
+        return None, own, merged
+    places = np.flatnonzero(fresh)
+    return places, own, merged.take(places)
+
+
 def _cumulated(sizes: Ints) -> Ints:
+    if fast():
+        return kernels.bounds_of(sizes)
     bounds = np.zeros(len(sizes) + 1, np.int64)
     np.cumsum(sizes, out=bounds[1:])
     return bounds
@@ -129,32 +143,28 @@ def answer(
     if asked.places is None:
         known = margins
     else:
-        known[asked.places] = margins
-        sent_keys = sent_keys[asked.places]
-        if heard is not None:
-            sent, heard = heard, np.full((len(known), heard.shape[1]), np.nan)
-            heard[asked.places] = sent
+        sent_keys, heard = _scattered(asked, asked.places, margins, heard)
     lowest = memories.add(asked.slots, bounds, sent_keys, margins)
     for number in np.flatnonzero(lowest < 0).tolist():
         first = int(bounds[number])
         games[number].improve(asked.sent, first, margins[first : bounds[number + 1]])
     books.hear(asked.slots, asked.counts, lowest)
-    began = float(books.seconds[asked.slots].sum())
+    began = books.spent
     # A state beyond the budget ends the game, unless it was asked twice and so is known by now.
     unanswered = set[Game]()
     for number in np.flatnonzero(asked.cut).tolist():
         own = slice(asked.bounds[number], asked.bounds[number + 1])
         if games[number].record.memory.find(asked.keys[own], known[own]):
             unanswered.add(games[number])
-    turning, number = list[tuple[together.Kind, Ints]](), 0
-    for kind, players in asked.turning:
-        starts = asked.bounds[number : number + len(players)]
-        number += len(players)
+    turning, number = list[tuple[together.Circle, Ints]](), 0
+    for circle in asked.turning:
+        starts = asked.bounds[number : number + len(circle.games)]
+        number += len(circle.games)
         if unanswered:
-            on = [place for place, game in enumerate(players) if game not in unanswered]
-            players, starts = [players[place] for place in on], starts[on]
-        if players:
-            turning.append(((kind, players), starts))
+            on = [place for place, game in enumerate(circle.games) if game not in unanswered]
+            circle, starts = circle.keep(on), starts[on]
+        if circle.games:
+            turning.append((circle, starts))
     finished, going = list(unanswered), list[Game]()
     for game in asked.others:
         own = slice(asked.bounds[number], asked.bounds[number + 1])
@@ -165,15 +175,28 @@ def answer(
         goes_on = (game.search is not None or game.attackable()) and game.advance(known[own])
         (going if goes_on else finished).append(game)
     going, over = together.heed(turning, going, known, heard, books)
-    return going, finished + over, float(books.seconds[asked.slots].sum()) - began
+    return going, finished + over, books.spent - began
+
+
+def _scattered(
+    asked: Asked, places: Ints, margins: Margins, heard: NDArray[np.float64] | None
+) -> tuple[Keys, NDArray[np.float64] | None]:
+    """Write the margins of the states that were sent to what is known of all; their keys, and the scores of all, NaN where not sent."""
+    if fast() and heard is not None:
+        return kernels.scattered(asked.known, asked.keys, places, margins, heard)
+    asked.known[places] = margins
+    if heard is not None:
+        sent, heard = heard, np.full((len(asked.known), heard.shape[1]), np.nan)
+        heard[places] = sent
+    return asked.keys[places], heard
 
 
 def _margins(asked: Asked, scores: Scores, output: Output, books: Books) -> tuple[Margins, NDArray[np.float64] | None]:
     """Of the images sent: margins, and scores that can be compared; None where there are none, or only labels."""
     if not len(scores):
         return np.zeros(0), None
-    labels, targets = books.label[asked.slots], books.target[asked.slots]
     heard = None if output == "label" else comparable(scores, output)
     if fast() and heard is not None:
-        return kernels.margins_of(heard, asked.counts, labels, targets), heard
+        return kernels.margins_of(heard, asked.counts, asked.slots, books.counts), heard
+    labels, targets = books.label[asked.slots], books.target[asked.slots]
     return margins_of(scores, np.repeat(labels, asked.counts), np.repeat(targets, asked.counts), output), heard

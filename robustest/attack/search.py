@@ -41,6 +41,7 @@ Growing = Generator[Question, Margins, tuple[State, float] | None]
 
 _FLAT = 3  # questions in a row that told nothing, because the scores are saturated: another way must be found
 _CHECKING = 5  # of so many queries one may go into checking the last find
+_LEAST = 3  # edits needed least, one of which is left out to try with fewer
 _NEAREST = -1  # no rival in particular: whichever is nearest
 
 
@@ -332,12 +333,15 @@ class _Play:
                 ranked = self.rivals.ranked()
                 self._aim_at(ranked[(tries // 2) % min(len(ranked), self.tuning.aims)] if tries % 2 else _NEAREST)
             grown = (yield from self._climb()) if tries % 2 and not self.label_only else None
+            among = _LEAST if tries else 1
             if grown is not None:
-                yield from self._swap(*grown, (yield from self.needs(*grown)))
+                yield from self._swap(*grown)
+            elif len(self.best) - 1 == size and swapping.droppable(self, self.best):
+                yield from swapping.dropping(self, self.best, among)
             elif len(self.best) - 1 == size:
                 state = self.best
                 margins = yield from self._weigh(without_each(state))
-                rank = min(int(self.rng.integers(3)), size) if tries else 0
+                rank = min(int(self.rng.integers(among)), size)
                 place = int(np.argsort(margins, kind="stable")[rank])
                 others = np.arange(size + 1) != place
                 margin = float(margins[place])
@@ -349,11 +353,17 @@ class _Play:
             return np.zeros(1)
         return (yield from self._weigh(without_each(state))) - margin
 
-    def _swap(self, current: State, margin: float, need: Margins) -> Playing:
-        """Swap edits of a state until it flips, or nothing has come of it for long."""
+    def _swap(self, current: State, margin: float, need: Margins | None = None) -> Playing:
+        """Swap edits of a state until it flips, or nothing has come of it for long.
+
+        Args:
+            need: how much each of its edits holds the margin down; None to measure that first.
+        """
         if swapping.ready(self, current):
             yield from swapping.turns(self, current, margin, need)
             return
+        if need is None:
+            need = yield from self.needs(current, margin)
         beliefs, tuning = self.beliefs, self.tuning
         stalled, lowest = 0, margin
         while self.left > self.stop and margin >= 0 and stalled < tuning.despair:
@@ -384,5 +394,5 @@ class _Play:
                 stalled, lowest = 0, margin
             if stalled % tuning.patience == tuning.patience - 1 and len(current) > 1:
                 need = yield from self.needs(current, margin)
-                beliefs.forget(0.7)
+                beliefs.forget(swapping.FORGOTTEN)
                 beliefs.borrow()

@@ -37,6 +37,11 @@ _POOL = (
 )  # drawn once and read at random places: drawing for every pixel at every step would cost more than the model
 
 
+def growth_of(share: float) -> np.float32:
+    """By how much deviations grow where such a share of what is known is to last; see `Beliefs.forget`."""
+    return np.float32(1 / np.sqrt(share))
+
+
 class Beliefs:
     """Means and deviations of the effect of each single edit of one image.
 
@@ -291,7 +296,7 @@ class Beliefs:
 
     def forget(self, share: float) -> None:
         """Let deviations grow back towards their prior, because the state around has changed."""
-        np.minimum(self.deviation * np.float32(1 / np.sqrt(share)), self.size, out=self.deviation)
+        np.minimum(self.deviation * growth_of(share), self.size, out=self.deviation)
 
     def noise(self, optimism: float, *, start: int | None = None) -> tuple[Floats, np.float32]:
         """What drawn upper bounds are made with: (V * cells,) draws, |N(0, 1)|, and the factor of the deviations.

@@ -18,7 +18,7 @@ from robustest.attack.search_asked import NOTHING
 from robustest.attack.search_moves import LEAPS, LIMITS, NEXT_TO_STATE, climbing_moves
 from robustest.attack.search_palette import SEEN
 from robustest.attack.search_states import State
-from robustest.attack.search_turns import Desk, Ints, Swapper, addresses_of
+from robustest.attack.search_turns import Desk, Ints, Swapper
 from robustest.attack.task import Question
 from robustest.results import Margins
 
@@ -70,7 +70,8 @@ class ClimbTurns(Desk):
     """
 
     def __init__(self, player: Climber, margin: float, limit: int, tiring: int) -> None:
-        super().__init__(player, np.zeros((2, limit + _HIGHEST), np.int64), np.zeros(1), np.array([margin]))
+        super().__init__(player, limit + _HIGHEST)
+        self.numbers[0] = margin
         self.climber, self.tiring = player, tiring
         self.bounds = np.zeros(player.tuning.batch + 1, np.int64)
         self.desk[desks.MARKS], self.desk[desks.BOUNDS] = address_of(player.alone), address_of(self.bounds)
@@ -83,14 +84,15 @@ class ClimbTurns(Desk):
     def found_at(self, place: int) -> State:
         """One of the states that were asked about."""
         own = slice(self.bounds[place], self.bounds[place + 1])
-        return State(self.found.cells.reshape(-1)[own].copy(), self.found.colours.reshape(-1)[own].copy())
+        end = int(own.stop)
+        return State(self.part(desks.SWAPS, end)[own].copy(), self.part(desks.SHADES, end)[own].copy())
 
     def _settle(self, following: int) -> int:
         """What compiled code cannot do: make room in a table, or put equal scores in order. How many states were found."""
         if following == desks.CROWDED:
             self.count_asked()
             self.make_room()
-            return ClimbTurns.propose([self])[0]
+            return ClimbTurns.propose([self], np.array([self.seat]))[0]
         player, start = self.player, int(self.desk[desks.START])
         state, optimism = self.reached[0], player.tuning.optimism
         moves = climbing_moves(
@@ -102,16 +104,16 @@ class ClimbTurns(Desk):
         batch, added, _ = moves
         count, edits, ones = len(batch), len(batch.cells), len(added)
         self.bounds[: count + 1] = batch.offsets
-        self.found.cells.reshape(-1)[:edits], self.found.colours.reshape(-1)[:edits] = batch.cells, batch.colours
+        self.part(desks.SWAPS, edits)[:], self.part(desks.SHADES, edits)[:] = batch.cells, batch.colours
         self.found.added[:, :ones] = added.cells, added.colours
         self.desk[desks.FOUND], self.desk[desks.ONES] = count, ones
         return count
 
     @staticmethod
-    def propose(turns: Sequence[ClimbTurns]) -> list[int]:
+    def propose(turns: Sequence[ClimbTurns], seats: Ints) -> list[int]:
         """Find what each asks next; how many states, 0 where no edit is left."""
         optimism = turns[0].player.tuning.optimism
-        told = search_climb_desks.propose(addresses_of(turns), optimism, LEAPS, NEXT_TO_STATE, LIMITS)
+        told = search_climb_desks.propose(seats, optimism, LEAPS, NEXT_TO_STATE, LIMITS)
         found: list[int] = told[0].tolist()
         for place, then in enumerate(told[1].tolist()):
             if then in (desks.CROWDED, desks.TIED):
@@ -120,7 +122,7 @@ class ClimbTurns(Desk):
 
     @staticmethod
     def heed(
-        turns: Sequence[ClimbTurns], margins: Margins, starts: Ints, scores: NDArray[np.float64] | None
+        turns: Sequence[ClimbTurns], seats: Ints, margins: Margins, starts: Ints, scores: NDArray[np.float64] | None
     ) -> list[bool]:
         """Take in the answers; which of them go on.
 
@@ -128,7 +130,7 @@ class ClimbTurns(Desk):
             margins: (N,) of which each game's begin at `starts` (G,). scores: (N, K), see `Notes.scores`.
         """
         following = search_climb_desks.heed(
-            addresses_of(turns),
+            seats,
             margins,
             starts,
             NOTHING if scores is None else scores,

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from robustest.attack import addresses, search_swap_kernels, search_turn_kernels
+from robustest.attack import addresses
 from robustest.attack.draws import Words
 from robustest.attack.search_kernels import Doubles, Floats, Ints, Masks
 from robustest.compiled import compiled
@@ -33,34 +33,53 @@ MARKS, ENERGY, EXPECTED, PHASE, FACTOR, MARGINS, PHASES, FLATS, FLAT, SEEKING, T
 # Of states that grow: the offsets' address, 0 where all states have as many edits; the state's size, and what it stays
 # below; how many states add one edit.
 BOUNDS, HEIGHT, LIMIT, ONES = range(72, 76)
-FIELDS = 76
+# Edits of each state asked about, where all have as many; what is asked; of how many edits the one to be left out is drawn.
+EACH, MODE, AMONG = range(76, 79)
+FIELDS = 79
 
-SWAP, CROWDED, TIED, MEASURE, OVER = range(5)  # `NEXT`: to swap on; room in the table or an order is needed first; ...
+# `NEXT`: to go on; room in the table or an order is needed first; effects are to be measured; it is over; a smaller state flips.
+SWAP, CROWDED, TIED, MEASURE, OVER, FLIPPED = range(6)
+# `MODE`: swaps of the state; what each edit does, after turns without progress, before the first, or to leave one out first.
+SWAPPING, MEASURING, STARTING, DROPPING = range(4)
+
+
+def room_of(size: int, batch: int) -> int:
+    """Whole numbers on the desk of a game that asks about states of at most so many edits; see `lay_out`."""
+    rows = 2 * batch
+    return FIELDS + 3 * size + 2 + 2 * rows * size + 4 * rows + rows // 8 + 1
 
 
 @compiled
-def write_down(
-    desk: Ints,
-    classes: Ints,
-    state: Ints,
-    need: Doubles,
-    numbers: Doubles,
-    swaps: Ints,
-    shades: Ints,
-    added: Ints,
-    places: Ints,
-    single: Masks,
-    keys: Ints,
+def lay_out(desk: Ints, sizes: Ints, size: int, batch: int, classes: Ints, aim: int, label: int) -> None:
+    """Put what the turns write to behind the fields, and write down where that is.
+
+    Args:
+        desk: (`room_of`,). sizes: from `POOLED` to `STRIDES`. size, batch: `EDITS` and `BATCH`. classes, aim, label: of the rivals.
+    """
+    desk[:FIELDS] = 0
+    desk[POOLED:ROOM] = sizes
+    desk[RIVALS], desk[EDITS], desk[BATCH], desk[EACH] = len(classes), size, batch, size
+    desk[AIM], desk[LABEL], desk[CLASSES] = aim, label, classes.ctypes.data
+    rows, place = 2 * batch, desk.ctypes.data + 8 * FIELDS
+    desk[STATE], desk[NEED], desk[NUMBERS] = place, place + 16 * size, place + 24 * size
+    place += 8 * (3 * size + 2)
+    desk[SWAPS], desk[SHADES] = place, place + 8 * rows * size
+    place += 16 * rows * size
+    desk[ADDED], desk[PLACES], desk[KEYS], desk[SINGLE] = place, place + 16 * rows, place + 24 * rows, place + 32 * rows
+
+
+@compiled
+def take_up(
+    desk: Ints, believed: Ints, table: Ints, numbered: Ints, rows: Doubles, count: int, left: int, stop: int
 ) -> None:
-    """Write where these arrays lie."""
-    desk[CLASSES], desk[STATE], desk[NEED], desk[NUMBERS] = (
-        classes.ctypes.data,
-        state.ctypes.data,
-        need.ctypes.data,
-        numbers.ctypes.data,
-    )
-    desk[SWAPS], desk[SHADES], desk[ADDED] = swaps.ctypes.data, shades.ctypes.data, added.ctypes.data
-    desk[PLACES], desk[SINGLE], desk[KEYS] = places.ctypes.data, single.ctypes.data, keys.ctypes.data
+    """Write down where beliefs and the table of the states asked lie, and how many queries are left.
+
+    Args:
+        believed: from `WORDS` to `STEPS`. table, numbered, rows, count: see `write_down_table`. stop: of the queries left, not spent.
+    """
+    desk[:TABLE] = believed
+    desk[LEFT], desk[STOP], desk[FLIP] = left, stop, -1
+    write_down_table(desk, table, numbered, rows, count)
 
 
 @compiled
@@ -106,81 +125,6 @@ def beliefs_at(
 
 
 @compiled
-def reluctances(desks: Ints, out: Doubles) -> None:
-    """The logarithms of how likely each edit of each game's state is to leave it, one game after the other."""
-    first = 0
-    for game in range(len(desks)):
-        desk = addresses.ints_at(desks[game], FIELDS)
-        last = first + desk[EDITS]
-        tally, need = addresses.doubles_at(desk[TALLY], 2), addresses.doubles_at(desk[NEED], desk[EDITS])
-        search_turn_kernels.reluctance(need, tally, desk[STALLED], out[first:last])
-        first = last
-
-
-@compiled
-def propose(desks: Ints, likely: Doubles, optimism: float, despair: int, shares: Doubles, limits: Floats) -> Ints:
-    """Find what each game asks next.
-
-    Args:
-        likely: how likely each edit of each state is to leave it, one game after the other.
-        despair: turns without progress at most. optimism, shares, limits: see `propose_swaps`.
-
-    Returns:
-        (2, G) how many states were found, and `NEXT`.
-    """
-    told = np.empty((2, len(desks)), np.int64)
-    first = 0
-    for game in range(len(desks)):
-        desk = addresses.ints_at(desks[game], FIELDS)
-        size, kinds, width = desk[EDITS], desk[KINDS], desk[WIDTH]
-        weight = likely[first : first + size]
-        first += size
-        wanted = min(desk[BATCH], desk[LEFT] - desk[STOP])
-        found, following = 0, SWAP
-        if 2 * (desk[COUNT] + wanted) > desk[ROOM]:
-            following = CROWDED
-        else:
-            found, desk[START] = search_swap_kernels.propose_swaps(
-                *drawing_on(desk, optimism),
-                2 * desk[BATCH],
-                addresses.int_rows_at(desk[STATE], 2, size),
-                weight,
-                addresses.ints_at(desk[AROUND], desk[NEARBY]),
-                addresses.ints_at(desk[STEPS], desk[STRIDES]),
-                desk[ACROSS],
-                addresses.mask_rows_at(desk[ALLOWED], kinds, width),
-                shares,
-                limits,
-                addresses.ints_at(desk[TABLE], desk[ROOM]),
-                wanted,
-                *_found_on(desk),
-            )
-            if found < 0:
-                found, following = 0, TIED
-            else:
-                desk[STALLED] += 1
-                if found == 0 and desk[STALLED] >= despair:
-                    following = OVER
-        desk[FOUND], desk[NEXT] = found, following
-        told[0, game], told[1, game] = found, following
-    return told
-
-
-@compiled
-def _found_on(desk: Ints) -> tuple[Ints, Ints, Ints, Ints, Masks, Ints]:
-    """What `propose_swaps` writes to."""
-    most, size = 2 * desk[BATCH], desk[EDITS]
-    return (
-        addresses.int_rows_at(desk[SWAPS], most, size),
-        addresses.int_rows_at(desk[SHADES], most, size),
-        addresses.int_rows_at(desk[ADDED], 2, most),
-        addresses.ints_at(desk[PLACES], most),
-        addresses.mask_rows_at(desk[SINGLE], 1, most)[0],
-        addresses.ints_at(desk[KEYS], most),
-    )
-
-
-@compiled
 def drawing_on(desk: Ints, optimism: float) -> tuple[Words, Words, Floats, float, Floats, Floats, Doubles]:
     """What the best edits by drawn upper bounds are found with, as `propose_swaps` takes it first; optimism: deviations added to a mean."""
     kinds, width = desk[KINDS], desk[WIDTH]
@@ -223,7 +167,7 @@ def learning_on(desk: Ints, seen: np.float32, floor: np.float32) -> Any:
 def _edits_on(desk: Ints, count: int) -> int:
     """Edits of the first so many states that were found."""
     if desk[BOUNDS] == 0:
-        return int(count * desk[EDITS])
+        return int(count * desk[EACH])
     return int(addresses.ints_at(desk[BOUNDS], count + 1)[count])
 
 
@@ -256,66 +200,3 @@ def gather(desks: Ints, channels: int) -> tuple[Ints, Floats, Ints]:
             offsets[state + 1] = before + _edits_on(desk, own + 1)
             state += 1
     return pixels, values, offsets
-
-
-@compiled
-def heed(
-    desks: Ints,
-    margins: Doubles,
-    starts: Ints,
-    scores: Doubles,
-    jumps: Doubles,
-    warmth: float,
-    noise: np.float32,
-    seen: np.float32,
-    floor: np.float32,
-    despair: int,
-    patience: int,
-) -> Ints:
-    """Take in the answers to what each game asked, and go on from the best of them where it is good enough.
-
-    Args:
-        margins: (N,) answers, of each game those from `starts` (G,) on. scores: (N, K) or (0, 0), see `search_kernels.note`.
-        jumps: (G,) draws. warmth, noise: see `heed_swaps`. seen, floor: see `search_kernels.learn`.
-        despair: turns without progress at most. patience: after how many of them effects are measured anew.
-
-    Returns:
-        (G,) `NEXT`.
-    """
-    told = np.empty(len(desks), np.int64)
-    for game in range(len(desks)):
-        desk = addresses.ints_at(desks[game], FIELDS)
-        size, found = desk[EDITS], desk[FOUND]
-        first, last = starts[game], starts[game] + found
-        numbers = addresses.doubles_at(desk[NUMBERS], 2)
-        tally = addresses.doubles_at(desk[TALLY], 2)
-        new, desk[FLIP], desk[STALLED] = search_turn_kernels.heed_swaps(
-            margins[first:last],
-            scores[first:last],
-            desk[LABEL],
-            addresses.ints_at(desk[CLASSES], desk[RIVALS]),
-            desk[AIM],
-            warmth,
-            jumps[game],
-            desk[STALLED],
-            found,
-            *_found_on(desk),
-            addresses.int_rows_at(desk[STATE], 2, size),
-            addresses.doubles_at(desk[NEED], size),
-            numbers,
-            addresses.ints_at(desk[TABLE], desk[ROOM]),
-            addresses.ints_at(desk[NUMBERED], desk[ROOM]),
-            addresses.double_rows_at(desk[ROWS], desk[ROOM] // 2, desk[RIVALS]),
-            desk[COUNT],
-            tally,
-            noise,
-            learning_on(desk, seen, floor),
-        )
-        desk[COUNT] += new
-        desk[LEFT] -= max(new, (found + 3) // 4)
-        going = desk[LEFT] > desk[STOP] and numbers[0] >= 0 and desk[STALLED] < despair
-        desk[NEXT] = SWAP if going else OVER
-        if desk[STALLED] % patience == patience - 1:
-            desk[NEXT] = MEASURE
-        told[game] = desk[NEXT]
-    return told

@@ -150,6 +150,14 @@ class Found:
         self.offsets: Ints = np.arange(count + 1) * size
         self.arrays = (self.cells, self.colours, self.added, self.places, self.single, self.keys)
 
+    @staticmethod
+    def on(cells: Ints, colours: Ints, added: Ints, places: Ints, single: NDArray[np.bool_], keys: Ints) -> Found:
+        """In given arrays."""
+        found = Found(0, 0)
+        found.count, found.arrays = len(cells), (cells, colours, added, places, single, keys)
+        found.cells, found.colours, found.added, found.places, found.single, found.keys = found.arrays
+        return found
+
     def swaps(self, count: int) -> Swaps:
         """The first so many, in arrays of their own."""
         batch = Batch.square(self.cells[:count].copy(), self.colours[:count].copy())

@@ -19,7 +19,7 @@ from robustest.attack.search_asked import NOTHING
 from robustest.attack.search_beliefs import COLOUR_PRIOR, NEVER, REGION_PRIOR
 from robustest.attack.search_palette import SEEN
 from robustest.attack.search_rivals import Rivals
-from robustest.attack.search_turns import Desk, Ints, Playing, Swapper, addresses_of
+from robustest.attack.search_turns import Desk, Ints, Playing, Swapper
 from robustest.results import Margins
 
 
@@ -54,7 +54,8 @@ class SingleTurns(Desk):
     """
 
     def __init__(self, player: Screener, stop: int, tiring: int | None) -> None:
-        super().__init__(player, np.zeros((2, 1), np.int64), np.zeros(1), np.array([player.clean]))
+        super().__init__(player, 1)
+        self.numbers[0] = player.clean
         self.screener, desk = player, self.desk
         self.margins = np.empty((player.tuning.batch, len(player.asked.classes)))
         self._tuned = player.beliefs.tuning()
@@ -82,18 +83,18 @@ class SingleTurns(Desk):
         noise = beliefs.noise(player.boldness, start=int(self.desk[desks.START]))
         cells, colours = beliefs.top(beliefs.bounds(*noise, but=player.alone), player.tuning.batch)
         count = self.desk[desks.FOUND] = len(cells)
-        self.found.cells[:count, 0], self.found.colours[:count, 0] = cells, colours
+        self.part(desks.SWAPS, count)[:], self.part(desks.SHADES, count)[:] = cells, colours
         if not count:
             self.desk[desks.NEXT] = desks.OVER
 
     @staticmethod
-    def propose(turns: Sequence[SingleTurns]) -> list[int]:
+    def propose(turns: Sequence[SingleTurns], seats: Ints) -> list[int]:
         """Find what each tries next; how many edits, 0 where none is left."""
-        counts, following = search_single_desks.propose(addresses_of(turns), turns[0].screener.boldness, NEVER).tolist()
+        counts, following = search_single_desks.propose(seats, turns[0].screener.boldness, NEVER).tolist()
         for place, (one, then) in enumerate(zip(turns, following, strict=True)):
             if then in (desks.CROWDED, desks.TIED):
                 one._settle(then)
-                counts[place] = len(one) if then == desks.TIED else SingleTurns.propose([one])[0]
+                counts[place] = len(one) if then == desks.TIED else SingleTurns.propose([one], np.array([one.seat]))[0]
             if not counts[place]:
                 one.screener.singles_left = False
         found: list[int] = counts
@@ -101,7 +102,7 @@ class SingleTurns(Desk):
 
     @staticmethod
     def heed(
-        turns: Sequence[SingleTurns], margins: Margins, starts: Ints, scores: NDArray[np.float64] | None
+        turns: Sequence[SingleTurns], seats: Ints, margins: Margins, starts: Ints, scores: NDArray[np.float64] | None
     ) -> list[bool]:
         """Take in the answers; which of them go on.
 
@@ -109,7 +110,7 @@ class SingleTurns(Desk):
             margins: (N,) of which each game's begin at `starts` (G,). scores: (N, K), see `Notes.scores`.
         """
         following = search_single_desks.heed(
-            addresses_of(turns),
+            seats,
             margins,
             starts,
             NOTHING if scores is None else scores,
@@ -122,7 +123,7 @@ class SingleTurns(Desk):
         for one in turns:
             rivals, count = one.screener.rivals, len(one)
             if rivals is not None:
-                cells, colours = one.found.cells[:count, 0].copy(), one.found.colours[:count, 0].copy()
+                cells, colours = one.part(desks.SWAPS, count).copy(), one.part(desks.SHADES, count).copy()
                 rivals.hear(cells, colours, one.margins[:count])
         going: list[bool] = (following == desks.SWAP).tolist()
         return going

@@ -13,9 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robustest.attack import search_desks as desks
+from robustest.attack import search_swap_desks as swap_desks
 from robustest.attack.addresses import address_of
 from robustest.attack.search_asked import NOTHING
-from robustest.attack.search_beliefs import FEW
+from robustest.attack.search_beliefs import COLOUR_PRIOR, FEW, REGION_PRIOR, growth_of
 from robustest.attack.search_moves import LIMITS, SHARES, Ahead, Found, fresh_swaps
 from robustest.attack.search_palette import SEEN
 from robustest.attack.search_player import Player
@@ -25,6 +26,9 @@ from robustest.compiled import fast
 from robustest.results import Edits, Margins
 
 Ints = NDArray[np.int64]
+
+FORGOTTEN = 0.7  # share of what is known that lasts when effects are measured anew
+
 Playing = Generator[Question, Margins, None]
 
 
@@ -32,6 +36,7 @@ class Swapper(Player, Protocol):
     """What the turns need of the search that makes them."""
 
     aim: int
+    alone: NDArray[np.bool_]
     notes: Notes
 
     def needs(self, state: State, margin: float) -> Generator[Edits, Margins, Margins]:
@@ -49,20 +54,46 @@ def together(player: Swapper) -> bool:
     return told and player.beliefs.words is not None and 2 * player.tuning.batch <= FEW
 
 
-def turns(player: Swapper, current: State, margin: float, need: Margins) -> Playing:
-    """Swap edits of a state until it flips, or nothing has come of it for long."""
-    if player.left <= player.stop or margin < 0:
+def turns(player: Swapper, current: State, margin: float, need: Margins | None) -> Playing:
+    """Swap edits of a state until it flips, or nothing has come of it for long.
+
+    Args:
+        need: how much each edit of the state holds the margin down; None to measure that first.
+    """
+    if need is None and len(current) > 2 * player.tuning.batch:
+        need = yield from player.needs(current, margin)
+    if need is not None and (player.left <= player.stop or margin < 0):
         return
-    swapping = SwapTurns(player, current, margin, need)
+    swapping = SwapTurns(player, current)
+    swapping.begin(margin, need)
+    yield from _take(swapping)
+
+
+def droppable(player: Swapper, state: State) -> bool:
+    """True where `dropping` can be used: for a state of several edits, and no more than there is room for."""
+    return together(player) and 2 < len(state) <= 2 * player.tuning.batch
+
+
+def dropping(player: Swapper, state: State, among: int) -> Playing:
+    """Leave out an edit of a state, drawn from so many that are needed least, and swap the others as `turns` does."""
+    swapping = SwapTurns(player, state)
+    swapping.drop(among)
+    yield from _take(swapping)
+
+
+def _take(swapping: SwapTurns) -> Playing:
+    """Take turns until they are over."""
+    player = swapping.player
     while True:
         yield swapping
         swapping.hand_back()
-        if not swapping.measuring:
+        if swapping.over:
             return
-        need = yield from player.needs(*swapping.reached)
-        player.beliefs.forget(0.7)
-        player.beliefs.borrow()
-        if not swapping.go_on(need):
+        if swapping.measuring:
+            swapping.need[:] = yield from player.needs(*swapping.reached)
+            player.beliefs.forget(FORGOTTEN)
+            player.beliefs.borrow()
+        if not swapping.go_on():
             return
 
 
@@ -73,33 +104,64 @@ class Desk:
     taken in between, which may have put other arrays in their place.
 
     Args:
-        player: whose it is. state: (2, k) cells and colours that the turns begin with. need, numbers: (k,) and any number.
+        player: whose it is. size: edits of a state, at most.
     """
 
-    def __init__(self, player: Swapper, state: Ints, need: Margins, numbers: Margins) -> None:
-        self.player, self.beliefs = player, player.beliefs
-        self.found = found = Found(2 * player.tuning.batch, state.shape[1])
-        self.state, self.need, self.numbers = state, need, numbers
-        self.desk = desk = np.zeros(desks.FIELDS, np.int64)
-        self.address = address_of(desk)
-        desks.write_down(desk, player.asked.classes, state, need, numbers, *found.arrays)
-        desk[desks.POOLED : desks.ROOM] = self.beliefs.sizes()
-        desk[desks.RIVALS : desks.COUNT] = len(player.asked.classes), state.shape[1], player.tuning.batch
-        desk[desks.AIM], desk[desks.LABEL] = player.aim, player.asked.label
+    def __init__(self, player: Swapper, size: int) -> None:
+        self.player, self.beliefs, self.size = player, player.beliefs, size
+        asked, batch = player.asked, player.tuning.batch
+        self.desk = desk = np.empty(desks.room_of(size, batch), np.int64)
+        desks.lay_out(desk, self.beliefs.sizes(), size, batch, asked.classes, player.aim, asked.label)
+        self.seat = int(desk[desks.STATE]) - 8 * desks.FIELDS
 
     def __len__(self) -> int:
         return int(self.desk[desks.FOUND])
 
+    @property
+    def state(self) -> Ints:
+        """(2, k) cells and colours of the state."""
+        size = int(self.desk[desks.EDITS])
+        return self.part(desks.STATE, 2 * size).reshape(2, size)
+
+    @property
+    def need(self) -> Margins:
+        """(k,) how much each edit of the state holds the margin down."""
+        return self.part(desks.NEED, int(self.desk[desks.EDITS])).view(np.float64)
+
+    @property
+    def numbers(self) -> Margins:
+        """(2,) margin of the state, and the lowest so far."""
+        return self.part(desks.NUMBERS, 2).view(np.float64)
+
+    @property
+    def found(self) -> Found:
+        """What was found, in at most twice as many rows as a question has states."""
+        rows, size = 2 * self.player.tuning.batch, int(self.desk[desks.EDITS])
+        return Found.on(
+            self.part(desks.SWAPS, rows * size).reshape(rows, size),
+            self.part(desks.SHADES, rows * size).reshape(rows, size),
+            self.part(desks.ADDED, 2 * rows).reshape(2, rows),
+            self.part(desks.PLACES, rows),
+            self.part(desks.SINGLE, -(-rows // 8)).view(np.bool_)[:rows],
+            self.part(desks.KEYS, rows),
+        )
+
+    def part(self, field: int, count: int) -> Ints:
+        """So many numbers where a field says."""
+        first = (int(self.desk[field]) - self.seat) // 8
+        return self.desk[first : first + count]
+
     def take_up(self, stop: int) -> None:
         """Write down where everything lies, and how many queries are left, the last so many of which are not spent."""
-        self._believed, self.desk[: desks.TABLE] = self.beliefs.places()
-        self.desk[desks.LEFT], self.desk[desks.STOP], self.desk[desks.FLIP] = self.player.left, stop, -1
-        self.make_room()
+        player = self.player
+        self._believed, places = self.beliefs.places()
+        self._table = player.asked.table(2 * player.tuning.batch)
+        desks.take_up(self.desk, places, *self._table, len(player.asked), player.left, stop)
 
     def make_room(self) -> None:
         """Have room for one more question in the table of what was asked, and write down where it lies."""
         asked = self.player.asked
-        self._table = asked.table(self.player.tuning.batch)
+        self._table = asked.table(2 * self.player.tuning.batch)
         desks.write_down_table(self.desk, *self._table, len(asked))
 
     def hand_back(self) -> None:
@@ -115,33 +177,48 @@ class Desk:
 
     def found_at(self, place: int) -> State:
         """One of the states that were asked about."""
-        return State(self.found.cells[place].copy(), self.found.colours[place].copy())
+        size = int(self.desk[desks.EACH])
+        own = slice(place * size, (place + 1) * size)
+        end = (place + 1) * size
+        return State(self.part(desks.SWAPS, end)[own].copy(), self.part(desks.SHADES, end)[own].copy())
 
     def count_asked(self) -> None:
         """Tell the table how many states were added to it."""
         self.player.asked.grew(int(self.desk[desks.COUNT]) - len(self.player.asked))
 
     @staticmethod
-    def edits(turns: Sequence[Desk]) -> Edits:
+    def edits(turns: Sequence[Desk], seats: Ints) -> Edits:
         """What they ask, one after the other."""
-        return Edits(*desks.gather(addresses_of(turns), turns[0].beliefs.palette.base.shape[1]))
-
-
-def addresses_of(turns: Sequence[Desk]) -> Ints:
-    """(G,) where the desks lie."""
-    return np.array([one.address for one in turns])
+        return Edits(*desks.gather(seats, turns[0].beliefs.palette.base.shape[1]))
 
 
 class SwapTurns(Desk):
     """One game's swaps of a state's edits, in compiled code with those of other games.
 
     Args:
-        player: whose they are. current: the state, its margin, and how much each of its edits holds that down.
+        player: whose they are. current: the state.
     """
 
-    def __init__(self, player: Swapper, current: State, margin: float, need: Margins) -> None:
-        super().__init__(player, np.stack([current.cells, current.colours]), need.copy(), np.array([margin, margin]))
+    def __init__(self, player: Swapper, current: State) -> None:
+        super().__init__(player, len(current))
+        self.state[:] = current.cells, current.colours
+        self.desk[desks.MARKS] = address_of(player.alone)
+        self.jump = player.rng.exponential
+        self.swaps = True  # the question is of swaps, not of what each edit does
         self.take_up(player.stop)
+
+    def begin(self, margin: float, need: Margins | None) -> None:
+        """Begin with the state, its margin, and how much each of its edits holds that down, None to measure it."""
+        self.numbers[:] = margin
+        if need is None:
+            self.desk[desks.MODE] = desks.STARTING
+        else:
+            self.need[:] = need
+
+    def drop(self, among: int) -> None:
+        """Begin with the state less one of its edits, drawn from so many that are needed least."""
+        self.numbers[:] = 0  # so that what is measured are margins
+        self.desk[desks.MODE], self.desk[desks.AMONG] = desks.DROPPING, among
 
     @property
     def reached(self) -> tuple[State, float]:
@@ -149,13 +226,17 @@ class SwapTurns(Desk):
         return State(*self.state.copy()), float(self.numbers[0])
 
     @property
+    def over(self) -> bool:
+        """True where nothing came of it for long, or enough."""
+        return bool(self.desk[desks.NEXT] == desks.OVER)
+
+    @property
     def measuring(self) -> bool:
-        """True where the turns are not over, but effects must be measured anew."""
+        """True where effects must be measured, of more edits than compiled code has room for."""
         return bool(self.desk[desks.NEXT] == desks.MEASURE)
 
-    def go_on(self, need: Margins) -> bool:
+    def go_on(self) -> bool:
         """Go on with what was measured; False where that is the end."""
-        self.need[:] = need
         self.take_up(self.player.stop)
         desk, despair = self.desk, self.player.tuning.despair
         return bool(desk[desks.LEFT] > desk[desks.STOP] and self.numbers[0] >= 0 and desk[desks.STALLED] < despair)
@@ -168,50 +249,52 @@ class SwapTurns(Desk):
             self.make_room()
             return
         softness = self.beliefs.scale / 2 * max(1, int(desk[desks.STALLED]) / 4) + 1e-9
+        found = self.found
         swaps = fresh_swaps(
             Ahead(State(*self.state), self.need, softness),
             self.beliefs,
             player.asked,
             optimism=player.tuning.optimism,
-            count=self.found.count,
+            count=found.count,
             most=min(player.tuning.batch, int(desk[desks.LEFT] - desk[desks.STOP])),
             rng=player.rng,
             start=int(desk[desks.START]),
         )
-        desk[desks.FOUND] = self.found.fill(swaps, player.asked)
+        desk[desks.FOUND] = found.fill(swaps, player.asked)
         desk[desks.STALLED] += 1
 
     @staticmethod
-    def propose(turns: Sequence[SwapTurns]) -> list[int]:
+    def propose(turns: Sequence[SwapTurns], seats: Ints) -> list[int]:
         """Find what each asks next; how many states, 0 where it is over."""
         found = [0] * len(turns)
         waiting = list(range(len(turns)))
         tuning = turns[0].player.tuning
         while waiting:
             own = [turns[place] for place in waiting]
-            addresses = addresses_of(own)
-            likely = np.empty(sum([one.state.shape[1] for one in own]))
-            desks.reluctances(addresses, likely)
+            addresses = seats if len(own) == len(seats) else seats[waiting]
+            likely = np.zeros(sum([one.size for one in own]))  # more than is used where some measure effects
+            swap_desks.reluctances(addresses, likely)
             np.exp(likely, out=likely)
-            counts, following = desks.propose(
+            counts, following = swap_desks.propose(
                 addresses, likely, tuning.optimism, tuning.despair, SHARES, LIMITS
             ).tolist()
             again = []
             for place, one, count, then in zip(waiting, own, counts, following, strict=True):
                 found[place] = count
+                one.swaps = then != desks.MEASURE
                 if count or then == desks.OVER:
                     continue
                 if then != desks.SWAP:
                     one._settle(then)
                     found[place] = len(one)
-                if not found[place] and one.desk[desks.STALLED] < tuning.despair:
+                if not found[place] and (then == desks.CROWDED or one.desk[desks.STALLED] < tuning.despair):
                     again.append(place)
             waiting = again
         return found
 
     @staticmethod
     def heed(
-        turns: Sequence[SwapTurns], margins: Margins, starts: Ints, scores: NDArray[np.float64] | None
+        turns: Sequence[SwapTurns], seats: Ints, margins: Margins, starts: Ints, scores: NDArray[np.float64] | None
     ) -> list[bool]:
         """Take in the answers; which of them go on.
 
@@ -219,18 +302,21 @@ class SwapTurns(Desk):
             margins: (N,) of which each game's begin at `starts` (G,). scores: (N, K), see `Notes.scores`.
         """
         tuning = turns[0].player.tuning
-        following = desks.heed(
-            addresses_of(turns),
+        following = swap_desks.heed(
+            seats,
             margins,
             starts,
             NOTHING if scores is None else scores,
-            np.array([one.player.rng.exponential() for one in turns]),
+            np.array([one.jump() if one.swaps else 0.0 for one in turns]),
             tuning.warmth,
             np.float32(tuning.context),
             SEEN,
             turns[0].beliefs.floor,
             tuning.despair,
             tuning.patience,
+            growth_of(FORGOTTEN),
+            REGION_PRIOR,
+            COLOUR_PRIOR,
         )
         going: list[bool] = (following == desks.SWAP).tolist()
         return going

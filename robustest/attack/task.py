@@ -65,20 +65,30 @@ class Turns(Protocol):
     """Several questions in a row that compiled code finds, for many games in one call.
 
     A search may yield it in place of `Edits`, where its driver knows of them (`Notes.together`), and is sent on when they
-    are over, with margins that mean nothing. The static methods take turns of one class, each of a game of its own.
+    are over, with margins that mean nothing. The static methods take turns of one class, each of a game of its own, and
+    their seats (G,).
+
+    seat: a number by which compiled code finds it.
     """
 
+    seat: int
+
     @staticmethod
-    def propose(turns: Sequence[Any], /) -> list[int]:
+    def propose(turns: Sequence[Any], seats: NDArray[np.int64], /) -> list[int]:
         """Find what each asks next; how many states, 0 where it is over."""
 
     @staticmethod
-    def edits(turns: Sequence[Any], /) -> Edits:
+    def edits(turns: Sequence[Any], seats: NDArray[np.int64], /) -> Edits:
         """What they ask, one after the other."""
 
     @staticmethod
     def heed(
-        turns: Sequence[Any], margins: Margins, starts: NDArray[np.int64], scores: NDArray[np.float64] | None, /
+        turns: Sequence[Any],
+        seats: NDArray[np.int64],
+        margins: Margins,
+        starts: NDArray[np.int64],
+        scores: NDArray[np.float64] | None,
+        /,
     ) -> list[bool]:
         """Take in the answers, of each game from `starts` (G,) on; which of them go on. scores: see `Notes.scores`."""
 

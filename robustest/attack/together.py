@@ -4,36 +4,94 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from robustest.attack import kernels
 from robustest.attack.books import Books
 from robustest.attack.games import Game
 from robustest.attack.task import Turns
+from robustest.compiled import fast
 from robustest.results import Edits, Margins
 
 Ints = NDArray[np.int64]
-Kind = tuple[type[Turns], list[Game]]  # games whose turns are of one class
 
 _NONE: Margins = np.zeros(0)
 
 
-def joined(games: list[Game]) -> tuple[list[Kind], list[Game], Edits]:
-    """Games in turns; the others; and what all ask, one after the other, in this order."""
-    kinds = _by_kind([game for game in games if not isinstance(game.question, Edits)])
+@dataclass(frozen=True, slots=True)
+class Circle:
+    """Games whose turns are of one class.
+
+    turns, seats, slots: (G,) of the games: their turns, where these are, and the games' places.
+    """
+
+    kind: type[Turns]
+    games: list[Game]
+    turns: list[Any]
+    seats: Ints
+    slots: Ints
+
+    @staticmethod
+    def of(games: list[Game]) -> list[Circle]:
+        """Games in turns, by class."""
+        kinds: dict[type[Any], list[Game]] = {}
+        for game in games:
+            kinds.setdefault(type(game.question), []).append(game)
+        return [Circle._of(kind, own) for kind, own in kinds.items()]
+
+    @staticmethod
+    def _of(kind: type[Turns], games: list[Game]) -> Circle:
+        turns: list[Any] = [game.question for game in games]
+        seats = np.array([one.seat for one in turns], np.int64)
+        return Circle(kind, games, turns, seats, slots_of(games))
+
+    def keep(self, places: list[int]) -> Circle:
+        """These games alone."""
+        games, turns = [self.games[place] for place in places], [self.turns[place] for place in places]
+        return Circle(self.kind, games, turns, self.seats[places], self.slots[places])
+
+
+def joined(games: list[Game]) -> tuple[list[Circle], list[Game], Ints, Edits]:
+    """Games in turns; the others; the places of all; and what they ask, one after the other, in this order."""
+    circles = Circle.of([game for game in games if not isinstance(game.question, Edits)])
     others = [game for game in games if isinstance(game.question, Edits)]
-    parts = [kind.edits(_turns(own)) for kind, own in kinds]
-    return (
-        kinds,
-        others,
-        Edits.joined([*parts, *(game.question for game in others if isinstance(game.question, Edits))]),
+    slots = np.concatenate([circle.slots for circle in circles] + [slots_of(others)])
+    parts = [game.question for game in others if isinstance(game.question, Edits)]
+    return circles, others, slots, _joined(_found(circles), parts)
+
+
+def _found(circles: list[Circle]) -> list[Edits]:
+    """What games in turns ask: found in one call for all classes that have it found alike."""
+    parts = list[Edits]()
+    for find, own in groupby(circles, key=lambda circle: circle.kind.edits):
+        alike = list(own)
+        seats = alike[0].seats if len(alike) == 1 else np.concatenate([circle.seats for circle in alike])
+        parts.append(find([turns for circle in alike for turns in circle.turns], seats))
+    return parts
+
+
+def _joined(found: list[Edits], asked: list[Edits]) -> Edits:
+    """`Edits.joined`; asked: by searches, which may go on to use these arrays."""
+    if len(found) == 1 and not asked:
+        return found[0]
+    parts = [*found, *asked]
+    if not fast():
+        return Edits.joined(parts)
+    counts = np.array([len(part.offsets) for part in parts])
+    return Edits(
+        np.concatenate([part.pixels for part in parts]),
+        np.concatenate([part.values for part in parts]),
+        kernels.offsets_of(np.concatenate([part.offsets for part in parts]), counts),
     )
 
 
 def heed(
-    turning: Sequence[tuple[Kind, Ints]],
+    turning: Sequence[tuple[Circle, Ints]],
     others: list[Game],
     margins: Margins,
     scores: NDArray[np.float64] | None,
@@ -59,18 +117,19 @@ def heed(
         else:
             (going if isinstance(game.question, Edits) else waiting).append(game)
 
-    for (kind, own), starts in turning:
-        for game, goes_on in zip(own, _timed(books, own, kind.heed, _turns(own), margins, starts, scores), strict=True):
+    for circle, starts in turning:
+        heard = _timed(books, circle, circle.kind.heed, margins, starts, scores)
+        for game, goes_on in zip(circle.games, heard, strict=True):
             if goes_on:
                 waiting.append(game)
             else:
                 hear_on(game)
     while waiting:
         asking, waiting = waiting, []
-        for kind, own in _by_kind(asking):
-            counts = _timed(books, own, kind.propose, _turns(own))
-            unhurried = books.go_on(slots_of(own), np.array(counts)).tolist()
-            for game, count, at_ease in zip(own, counts, unhurried, strict=True):
+        for circle in Circle.of(asking):
+            counts = _timed(books, circle, circle.kind.propose)
+            unhurried = books.go_on(circle.slots, np.array(counts, np.int64)).tolist()
+            for game, count, at_ease in zip(circle.games, counts, unhurried, strict=True):
                 game.asking = count
                 if not count:
                     hear_on(game)
@@ -86,20 +145,9 @@ def slots_of(games: list[Game]) -> Ints:
     return np.array([game.slot for game in games], np.int64)
 
 
-def _turns(games: list[Game]) -> list[Any]:
-    return [game.question for game in games]
-
-
-def _by_kind(games: list[Game]) -> list[Kind]:
-    kinds: dict[type[Any], list[Game]] = {}
-    for game in games:
-        kinds.setdefault(type(game.question), []).append(game)
-    return list(kinds.items())
-
-
-def _timed(books: Books, games: list[Game], call: Callable[..., Any], *arguments: Any) -> Any:
-    """The result of a call for several games, which each took its share of the time."""
+def _timed(books: Books, circle: Circle, call: Callable[..., Any], *arguments: Any) -> Any:
+    """The result of a call for the games of a circle, which each took its share of the time."""
     started = time.perf_counter()
-    result = call(*arguments)
-    books.spend(slots_of(games), time.perf_counter() - started)
+    result = call(circle.turns, circle.seats, *arguments)
+    books.spend(circle.slots, time.perf_counter() - started)
     return result
