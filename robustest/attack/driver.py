@@ -1,8 +1,8 @@
 """The driver: plays many games side by side and merges their questions into batches for the classifier.
 
-It owns the budget, the memory and the verdict: a search can neither overspend nor claim. Two groups of games take
-turns, so that one group's search works while the other's batch is being scored. What a game asks and is answered
-depends on nothing but its own image and seed.
+It owns the budget, the memory and the verdict: a search can neither overspend nor claim. Groups of games take turns, so
+that one group's search works while the others' batches are being scored. What a game asks and is answered depends on
+nothing but its own image and seed.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from robustest.classifiers.classifier import Classifier
 from robustest.results import AttackResult, Edits, Scores, Verdict
 
 _MOST_GAMES = 32  # in a group: joining their questions costs hardly more than one game's own
-_CHEAP_BYTES, _GAMES_BYTES = 64 << 20, 1 << 30  # of a group's games: spent on any, and on as many as fill the batches
+_CHEAP_BYTES, _GAMES_BYTES = 64 << 20, 2 << 30  # spent on a group's games anyway; on all games that fill the batches
 _PIXEL_BYTES = 600  # that one game keeps of a pixel
 
 __all__ = ["Clock", "Job", "play", "usual_games"]
@@ -46,19 +46,34 @@ class Clock:
     wait: float = 0.0
 
 
+def usual_groups(batch: Batch, *, beside: bool) -> int:
+    """Groups of games that take turns.
+
+    Where nothing can be done meanwhile one will do, or two, so that what one leaves over of a full batch goes with the
+    other's. Where scoring goes on beside the searches, an answer may have to wait for a full batch that the next group
+    begins: with two groups nothing would be left to score while the first one's searches work.
+
+    Args:
+        beside: see `ClassifierInfo`.
+    """
+    if beside:
+        return 4 if batch.pad else 2
+    return 2 if batch.pad else 1
+
+
 def usual_games(batch: Batch, shape: tuple[int, int, int], *, beside: bool = True) -> int:
-    """Images in play at once that fill the batches and leave room in memory: two groups, or one half as large again.
+    """Images in play at once that fill the batches and leave room in memory: all groups, or one half as large again.
 
     A game asks about ten new states at a time. Where games are small there are more than a batch needs: the more
     questions are joined, the less joining costs each, and the longer the classifier is left to itself.
 
     Args:
-        beside: see `ClassifierInfo`; one group will do where nothing can be done meanwhile.
+        beside: see `ClassifierInfo`.
     """
-    each = _PIXEL_BYTES * shape[0] * shape[1]
+    each, groups = _PIXEL_BYTES * shape[0] * shape[1], usual_groups(batch, beside=beside)
     wanted = min(_MOST_GAMES, max(-(-batch.rows // 8), _CHEAP_BYTES // each))
-    group = max(1, min(wanted, _GAMES_BYTES // each))
-    return 2 * group if beside else group + group // 2
+    group = max(1, min(wanted, _GAMES_BYTES // (max(groups, 2) * each)))
+    return groups * group if beside else group + group // 2
 
 
 def play(
@@ -83,14 +98,14 @@ def play(
         clock: is told where the time goes.
     """
     beside = classifier.info.beside
-    two = beside or batch.pad  # groups: what one leaves over of a full batch goes with the other's
-    places = games or usual_games(batch, shape, beside=two)
+    count = usual_groups(batch, beside=beside)
+    places = games or usual_games(batch, shape, beside=beside)
     canvas = classifier.canvas(shape, slots=places, rows=batch.rows, pad=batch.pad)
     clean, memories = CleanScores(classifier), Memories(places)
     waiting = iter(jobs)
     free = deque(range(places))
-    groups: list[list[Game]] = [[], []]
-    asked: list[Asked | None] = [None, None]
+    groups: list[list[Game]] = [[] for _ in range(count)]
+    asked: list[Asked | None] = [None] * count
     exhausted = False
     clock = clock or Clock()
 
@@ -103,7 +118,7 @@ def play(
     with thread_of(classifier) as thread:
         scorer = Scorer(score, thread, full=batch.rows if batch.pad else None)
         while not exhausted or any(groups) or any(asked):
-            for turn in (0, 1) if two else (0,):  # what scores on the caller's core leaves no time to fill
+            for turn in range(count):
                 pending = asked[turn]
                 finished: list[Game] = []
                 asked[turn] = None
@@ -121,7 +136,7 @@ def play(
                     for game in finished:
                         game.finish()
                         free.append(game.slot)
-                room = places if not two else -(-places // 2) if turn == 0 else max(places // 2, 1)
+                room = max((places + count - 1 - turn) // count, 1)
                 while not exhausted and free and len(groups[turn]) < room:
                     job = next(waiting, None)
                     if job is None:
@@ -130,7 +145,7 @@ def play(
                     game = Game(job, strategy, free.popleft(), memories)
                     thread.submit(canvas.place, game.slot, job.task.image)  # before any score: one thread, in order
                     groups[turn].append(game)
-                if exhausted and two:
+                if exhausted and count > 1:
                     _share(groups, asked, turn, least=0 if beside else batch.rows)
                 if groups[turn]:
                     started, scored = time.perf_counter(), clock.score
@@ -145,17 +160,21 @@ def play(
 
 
 def _share(groups: list[list[Game]], asked: list[Asked | None], turn: int, *, least: int) -> None:
-    """Hand games to the other group where that has fewer, so that each works while the other's images are scored.
+    """Hand games to the group with the fewest where that has fewer, so that each works while others' images are scored.
 
     Args:
-        least: states that both must ask together; where they ask fewer, all games become one group.
+        least: states that all must ask together; where they ask fewer, all games become one group.
     """
-    other = 1 - turn
-    waited = asked[other]
-    beside = len(groups[other]) + (len(waited.slots) if waited is not None else 0)
-    more = (len(groups[turn]) - beside) // 2
-    if _states(groups[0] + groups[1]) + (len(waited.keys) if waited is not None else 0) <= least:
-        more = len(groups[turn]) if beside else 0
+    waited = [question for question in asked if question is not None]
+    sizes = [
+        len(own) + (len(question.slots) if question is not None else 0)
+        for own, question in zip(groups, asked, strict=True)
+    ]
+    other = min((place for place in range(len(groups)) if place != turn), key=lambda place: sizes[place])
+    more = (sizes[turn] - sizes[other]) // 2
+    if _states([game for own in groups for game in own]) + sum(len(question.keys) for question in waited) <= least:
+        other = max((place for place in range(len(groups)) if place != turn), key=lambda place: sizes[place])
+        more = sizes[turn] if sizes[other] else 0
     if more > 0:
         groups[other] += groups[turn][-more:]
         del groups[turn][-more:]

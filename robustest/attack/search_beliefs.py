@@ -74,14 +74,15 @@ class Beliefs:
         gray = palette.base.shape[1] == 1
         self._gray = np.zeros((colours if gray else 0, self.cells if gray else 0), np.float32)
         for colour in range(colours):
-            change = palette.change(colour)
             if gray:  # `_directions` of all edits, kept; one channel's mean square and norm are its own
-                size = np.abs(change[:, 0])
+                change = palette.change(colour)[:, 0]
+                size = np.abs(change)
                 norm = np.maximum(size, 1e-9)
-                self._gray[colour, self.cell_of_pixel] = change[:, 0] / norm
+                self._gray[colour, self.cell_of_pixel] = change / norm
             else:
-                size = np.sqrt(np.square(change).mean(axis=1))
-                norm = np.maximum(np.linalg.norm(change, axis=1), 1e-9)
+                squares = palette.squares(colour)
+                size = np.sqrt(squares / np.float32(palette.base.shape[1]))
+                norm = np.maximum(np.sqrt(squares), 1e-9)
             self.size[colour, self.cell_of_pixel], self._norm[colour, self.cell_of_pixel] = size, norm
         self.floor = np.float32(colour_floor)
         self.allowed: NDArray[np.bool_] = self.size > 0

@@ -41,6 +41,14 @@ class Palette:
         change[np.abs(change) < SEEN] = 0
         return change
 
+    def squares(self, colour: int) -> NDArray[np.float32]:
+        """(P,) of `change`, the squares added up channel by channel, in this order."""
+        total = np.zeros(len(self.base), np.float32)
+        for channel in range(self.base.shape[1]):
+            change = self.colours[colour, :, channel] - self.base[:, channel]
+            total += np.where(np.abs(change) < SEEN, np.float32(0), np.square(change))
+        return total
+
     def changes(self, colours: NDArray[np.int64], pixels: NDArray[np.int64], channel: int) -> NDArray[np.float32]:
         """One channel of the differences that edits make to their pixels."""
         rows = pixels if self.colours.shape[1] > 1 else 0

@@ -24,6 +24,7 @@ _GAIN = 0.97  # a larger batch must be as much faster
 _SHORT = 0.03  # seconds: a call as long as this is not made larger where that was no gain
 _WHILE = 0.01  # seconds that each size is measured for
 _LONG = 1.0  # seconds: larger calls than this only delay the first answer
+_PIXELS = 1 << 23  # of one batch of exactly so many images: they keep any device busy, and larger ones only come later
 _TRIED = 30  # images whose scores are compared at several places of a call: one alone may get the same everywhere
 
 
@@ -69,12 +70,14 @@ def batch_invariant(classifier: Classifier, images: NDArray[np.float32]) -> bool
 
 
 def padded_batch(classifier: Classifier, shape: tuple[int, ...], most: int) -> int:
-    """The most images a call, `most` or it halved some times, that fit in the memory and whose places do not matter.
+    """The most images a call, `most` or it halved some times, that fit in the memory, keep no answer waiting for long, and whose places do not matter.
 
     Args:
         shape: (H, W, C) of the images.
     """
     rows = most
+    while rows > 1 and rows * shape[0] * shape[1] > _PIXELS:
+        rows //= 2
     while rows > 1:
         try:
             if _place_invariant(classifier, shape, rows):

@@ -24,15 +24,18 @@ def feature_regions(features: Features, height: int, width: int, *, most: int = 
     if len(features) < 2:
         return grid_regions(height, width)
     chosen = features.take(most)
-    rows, columns = np.mgrid[:height, :width] + 0.5
+    rows, columns = np.arange(height)[:, None] + 0.5, np.arange(width) + 0.5
     nearest = np.full((height, width), np.inf)
     regions = np.zeros((height, width), np.int64)
+    reach, closer = np.empty_like(nearest), np.empty(nearest.shape, bool)
     for index, ((x, y), sigma) in enumerate(zip(chosen.centre, chosen.sigma, strict=True)):
-        reach = ((columns - x) ** 2 + (rows - y) ** 2) / max(sigma, 0.7)
-        closer = reach < nearest
-        nearest[closer] = reach[closer]
-        regions[closer] = index
-    return np.asarray(np.unique(regions, return_inverse=True)[1].reshape(-1), np.int64)
+        np.add((columns - x) ** 2, (rows - y) ** 2, out=reach)
+        reach /= max(sigma, 0.7)
+        np.less(reach, nearest, out=closer)
+        np.copyto(nearest, reach, where=closer)
+        np.copyto(regions, index, where=closer)
+    used = np.bincount(regions.reshape(-1)) > 0
+    return np.asarray((used.cumsum() - 1)[regions.reshape(-1)], np.int64)
 
 
 def grid_regions(height: int, width: int) -> NDArray[np.int64]:

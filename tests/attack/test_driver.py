@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import gc
 import pickle
+from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Future
+from contextlib import nullcontext
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,12 +17,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from robustest.attack import driver
+from robustest.attack import driver, scorer
 from robustest.attack.driver import usual_games
 from robustest.attack.find import iter_adversarials
 from robustest.attack.games import Game
 from robustest.attack.memory import Memories, Memory
-from robustest.attack.questions import Asked, ask
+from robustest.attack.questions import Asked, answer, ask
 from robustest.attack.record import Record, distances_of, edit_keys, state_keys
 from robustest.attack.replay import replay
 from robustest.attack.scorer import Scorer
@@ -26,6 +30,7 @@ from robustest.attack.search_beliefs import Beliefs
 from robustest.attack.task import Search, Task
 from robustest.classifiers import InputSpec, load_classifier
 from robustest.classifiers.batching import Batch
+from robustest.classifiers.classifier import Classifier
 from robustest.errors import ModelError
 from robustest.results import AttackResult, Edits, SaliencyChange, Verdict
 from robustest.settings import AttackSettings, Norm
@@ -97,7 +102,7 @@ def test_a_finished_game_is_freed_at_once() -> None:
     assert max(alive) <= 4  # of the two in play; each looks at its image as one or two rivals see it
 
 
-def test_games_are_shared_by_both_groups_to_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_games_are_shared_by_all_groups_to_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[int] = []
 
     def watched(games: list[Game], memories: Memories, scorer: Scorer) -> Asked:
@@ -115,8 +120,8 @@ def test_games_are_shared_by_both_groups_to_the_end(monkeypatch: pytest.MonkeyPa
     classifier = load_classifier(brightness(30))
     results = list(iter_adversarials(classifier, images, np.zeros(8, np.int64), AttackSettings(), strategy=ending))
     assert sorted(result.queries for _, result in results) == [3] * 4 + [12] * 4
-    assert sizes[:2] == [4, 4]
-    assert sizes[-2:] == [2, 2]  # the four that are left
+    assert sizes[:4] == [2, 2, 2, 2]
+    assert sizes[-4:] == [1, 1, 1, 1]  # the four that are left
 
 
 def test_calls_are_full_where_all_must_be_of_one_size_and_few_games_ask_together(
@@ -153,6 +158,46 @@ def test_calls_are_full_where_all_must_be_of_one_size_and_few_games_ask_together
     assert set(calls) == {4}
     filled = sum(calls) - sum(result.queries for _, result in results)
     assert filled <= 20 + 8  # one for each question of the image that is left alone, few before
+
+
+def test_something_is_left_to_score_while_a_group_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sixteen images, three states each a question, eighteen a call: what is asked last must not have to be waited for."""
+    calls = deque[Callable[[], None]]()
+    left = list[int]()
+
+    class Slow(Future[Any]):
+        """Calls are run when their answers are waited for, in order, and no sooner."""
+
+        def result(self, timeout: float | None = None) -> Any:
+            while not self.done():
+                calls.popleft()()
+            return super().result(timeout)
+
+    class Thread:
+        def submit(self, call: Callable[..., Any], /, *args: Any) -> Future[Any]:
+            future = Slow()
+            calls.append(lambda: future.set_result(call(*args)))
+            return future
+
+    def watched(classifier: Classifier, asked: Asked, *more: Any) -> Any:
+        left.append(len(calls))
+        return answer(classifier, asked, *more)
+
+    def threes(task: Task, rng: np.random.Generator) -> Search:
+        for level in range(20):
+            yield Edits.of([{0: (3 * level + more + 1) / 200} for more in range(3)], 1)
+
+    monkeypatch.setattr(scorer, "Future", Slow)
+    monkeypatch.setattr(driver, "thread_of", lambda _: nullcontext(Thread()))
+    monkeypatch.setattr(driver, "answer", watched)
+    images = np.zeros((16, SIDE, SIDE, 1), np.float32)
+    images[:, 1, :, 0] = np.arange(16)[:, None] / 255
+    classifier = load_classifier(brightness(30))
+    elsewhere = replace(classifier.info, beside=True, steady=False, padded_batch=18)
+    monkeypatch.setattr(type(classifier), "info", property(lambda _: elsewhere))
+    results = list(iter_adversarials(classifier, images, np.zeros(16, np.int64), AttackSettings(), strategy=threes))
+    assert sum(result.queries for _, result in results) == 16 * 61
+    assert min(left[8:-8]) >= 1
 
 
 def test_a_question_asked_twice_is_answered_from_memory() -> None:
@@ -300,6 +345,10 @@ def test_a_search_hears_the_scores_of_what_was_sent_and_nothing_of_what_was_reme
 
 def test_as_many_games_are_played_as_fill_a_batch_and_have_room() -> None:
     assert usual_games(Batch(256), (224, 224, 3)) == 64  # ten states each; 30 MB each fit into a gigabyte a group
+    assert usual_games(Batch(128, pad=True), (224, 224, 3)) == 64  # or into half of it, where there are four groups
+    assert (
+        usual_games(Batch(128, pad=True), (224, 224, 3), beside=False) == 24
+    )  # one group, and one half as large again
     assert usual_games(Batch(2), (28, 28, 1)) == 64  # small ones are played together whatever the batch
     assert usual_games(Batch(2), (224, 224, 3)) == 4  # large ones only as far as they cost little memory
     assert usual_games(Batch(256), (2000, 2000, 3)) == 2

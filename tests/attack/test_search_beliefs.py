@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from robustest.attack.search_beliefs import Beliefs
 from robustest.attack.search_palette import Palette
+from robustest.saliency.regions import one_region
+from robustest.settings import Values
 
 
 def beliefs(side: int = 8, regions: np.ndarray | None = None) -> Beliefs:
@@ -71,3 +74,16 @@ def test_avoided_cells_are_not_chosen() -> None:
     avoid = held.cell_of_pixel[:10]
     cells, _ = held.top(held.drawn(1.0), 100, avoid=avoid)
     assert sorted(cells) == sorted(held.cell_of_pixel[10:])
+
+
+@pytest.mark.parametrize("values", ["corners", "free", "tau"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_an_edit_is_as_large_as_the_root_mean_square_of_its_change(values: Values, channels: int) -> None:
+    image = np.random.default_rng(1).random((7, 6, channels), dtype=np.float32)
+    palette = Palette(image, values, 0.25, eight_bit=True)
+    believed = Beliefs(palette, (7, 6), one_region(7, 6), rng=np.random.default_rng(0))
+    for colour in range(palette.count):
+        change = palette.change(colour)
+        assert np.array_equal(palette.squares(colour), np.square(change).sum(axis=1))
+        wanted = np.sqrt(np.square(change).mean(axis=1))
+        assert np.array_equal(believed.size[colour, believed.cell_of_pixel], wanted)

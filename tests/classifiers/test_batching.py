@@ -72,6 +72,13 @@ def test_a_call_has_no_more_images_than_fit_in_the_memory() -> None:
     assert batching.choose_batch(counted(short), np.zeros((2, 4, 4, 1), np.float32)) == batching.Batch(8, pad=True)
 
 
+@pytest.mark.parametrize(("side", "rows"), [(64, 32), (512, 32), (1024, 8)])
+def test_large_images_go_in_smaller_calls_where_all_calls_must_be_of_one_size(side: int, rows: int) -> None:
+    """At most 2^23 pixels a call; a device is busy with them, and more would keep the first answers waiting."""
+    classifier = counted(lambda count: np.float32([1e-3 if count > 1 else 0.0]).repeat(count))
+    assert batching.padded_batch(classifier, (side, side, 1), 32) == rows
+
+
 def test_a_torch_module_that_is_too_large_for_the_memory_says_so() -> None:
     class Large(torch.nn.Module):
         def forward(self, batch: torch.Tensor) -> torch.Tensor:
