@@ -72,6 +72,7 @@ def test_every_public_name_and_every_command_is_in_the_readme() -> None:
     "command",
     [
         ["examples/library.py"],
+        ["examples/pretend_gpu.py", "--side", "32", "--images", "4", "--queries", "60", "--turns", "1"],
         [
             "examples/safety_case.py",
             "--out",
