@@ -27,7 +27,7 @@ from pathlib import Path
 import numpy as np
 
 from robustest.audit.finish import finish_run, unfinished
-from robustest.audit.ledger import open_for_reading
+from robustest.audit.ledger import reading
 from robustest.audit.plan import RESULT, Plan, load_plan
 from robustest.audit.run import plan_run, run_audit
 from robustest.audit.status import run_status
@@ -83,10 +83,8 @@ def rows(run: Path) -> set[tuple[object, ...]]:
     """Every row that any ledger of the run holds."""
     found: set[tuple[object, ...]] = set()
     for path in run.rglob("ledger.sqlite"):
-        with suppress(sqlite3.Error):
-            db = open_for_reading(path)
+        with suppress(sqlite3.Error), reading(path) as db:
             found |= set(db.execute("SELECT idx, verdict, queries, pixels, colours, curve FROM image"))
-            db.close()
     return found
 
 

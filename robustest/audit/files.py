@@ -45,7 +45,10 @@ def _sentence(folder: Path, code: int, text: str) -> str:
         return (
             f"the folder {str(folder)!r} cannot be written: {text}. Choose another with -o, or change its permissions."
         )
-    return f"the folder {str(folder)!r} cannot be used: {text}."
+    return (
+        f"the folder {str(folder)!r} cannot be used: {text}. What was saved stays; run the same command again, or choose "
+        "another folder with -o."
+    )
 
 
 def _free(folder: Path) -> str:

@@ -20,7 +20,7 @@ import numpy as np
 from robustest.audit.facts import Columns
 from robustest.audit.files import read_json, storage, write_json, writing
 from robustest.audit.images import StoredImages, open_images
-from robustest.audit.ledger import FILE, open_for_reading, read_records, read_saliency
+from robustest.audit.ledger import FILE, read_records, read_saliency, reading
 from robustest.audit.maps import Halves, write_maps
 from robustest.audit.plan import RESULT, Plan, shard_folder
 from robustest.audit.reading import PLACEHOLDER, check_edits
@@ -101,14 +101,11 @@ def _columns(run: Path, plan: Plan) -> Columns:
     numbers = {name: np.zeros(count, np.int64) for name in ("l0_pixels", "queries", "remembered", "checks")}
     for shard in range(plan.shards):
         path = shard_folder(run, shard) / FILE
-        db = open_for_reading(path)
-        try:
+        with reading(path) as db:
             key = db.execute("SELECT value FROM meta WHERE key = 'key'").fetchone()[0]
             rows = db.execute(
                 "SELECT idx, verdict, distance, coalesce(l0_pixels, -1), queries, remembered, checks FROM image ORDER BY idx"
             ).fetchall()
-        finally:
-            db.close()
         places = plan.indices(shard)
         whole = all(row[1] in kinds and (row[1] != Verdict.FLIPPED.value or row[2] is not None) for row in rows)
         if key != plan.key or not whole or [row[0] for row in rows] != list(places):

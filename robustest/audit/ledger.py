@@ -15,7 +15,7 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -251,9 +251,22 @@ def damaged(path: Path, error: Exception) -> RunConflict:
     return RunConflict(f"ledger {str(path)!r} is damaged: {error}. Remove its folder; its images are played again.")
 
 
-def open_for_reading(path: Path) -> sqlite3.Connection:
-    """A ledger for reading, also while another process writes it."""
-    return sqlite3.connect(f"file:{_quoted(path)}?mode=ro", uri=True, timeout=30, isolation_level=None)
+@contextmanager
+def reading(path: Path) -> Iterator[sqlite3.Connection]:
+    """A ledger for reading, also while another process writes it.
+
+    Raises:
+        RunConflict: what is read is damaged. sqlite3.OperationalError: it cannot be read now, or not yet.
+    """
+    db = sqlite3.connect(f"file:{_quoted(path)}?mode=ro", uri=True, timeout=30, isolation_level=None)
+    try:
+        yield db
+    except sqlite3.OperationalError:
+        raise
+    except sqlite3.DatabaseError as error:
+        raise damaged(path, error) from error
+    finally:
+        db.close()
 
 
 def _quoted(path: Path) -> str:
@@ -262,14 +275,12 @@ def _quoted(path: Path) -> str:
 
 def read_records(path: Path, *, channels: int, eight_bit: bool, names: tuple[str, ...]) -> Iterator[ImageRecord]:
     """The rows of a ledger in the order of the images."""
-    db = open_for_reading(path)
-    try:
-        for row in db.execute(f"SELECT {_COLUMNS} FROM image ORDER BY idx"):
-            yield _record(row, channels, eight_bit, names)
-    except (ValueError, IndexError, AssertionError, sqlite3.DatabaseError) as error:
-        raise damaged(path, error) from error
-    finally:
-        db.close()
+    with reading(path) as db:
+        try:
+            for row in db.execute(f"SELECT {_COLUMNS} FROM image ORDER BY idx"):
+                yield _record(row, channels, eight_bit, names)
+        except (ValueError, IndexError, AssertionError) as error:
+            raise damaged(path, error) from error
 
 
 def _record(row: tuple[object, ...], channels: int, eight_bit: bool, names: tuple[str, ...]) -> ImageRecord:
@@ -307,36 +318,27 @@ def _record(row: tuple[object, ...], channels: int, eight_bit: bool, names: tupl
 
 def read_saliency(path: Path, shape: tuple[int, int]) -> Iterator[tuple[int, NDArray[np.float16], NDArray[np.float16]]]:
     """The saliency maps a ledger holds: (index, before, after), (H, W) each, in the order of the images."""
-    db = open_for_reading(path)
-    try:
+    with reading(path) as db:
         for index, before, after in db.execute("SELECT idx, before, after FROM saliency ORDER BY idx"):
             yield int(index), np.frombuffer(before, "<f2").reshape(shape), np.frombuffer(after, "<f2").reshape(shape)
-    finally:
-        db.close()
 
 
 def tally(path: Path) -> Tally:
     """Count what a ledger holds now."""
-    db = open_for_reading(path)
-    try:
+    with reading(path) as db:
         counts = {
             str(verdict): (int(n), int(queries))
             for verdict, n, queries in db.execute("SELECT verdict, count(*), sum(queries) FROM image GROUP BY verdict")
         }
         playing = int(db.execute("SELECT count(*) FROM play").fetchone()[0])
-    finally:
-        db.close()
     numbers = {kind.value: counts.get(kind.value, (0, 0))[0] for kind in Verdict}
     return Tally(**numbers, queries=sum(queries for _, queries in counts.values()), playing=playing)
 
 
 def seconds_of(path: Path) -> float:
     """Seconds spent in the searches of a ledger's images."""
-    db = open_for_reading(path)
-    try:
+    with reading(path) as db:
         return float(db.execute("SELECT total(seconds) FROM image").fetchone()[0])
-    finally:
-        db.close()
 
 
 def on_network(folder: Path) -> bool:

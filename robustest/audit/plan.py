@@ -160,13 +160,18 @@ def check_same(plan: Plan, settings: AttackSettings, model: ModelFacts, data: Da
     """
     if plan.key == plan_key(settings, model, data):
         return
-    asked = _identity(settings, model, data)
-    there = {**_identity(plan.settings, plan.model, plan.data), "robustest": plan.versions.get("robustest", "?")}
+    asked = {**_identity(settings, model, data), "images": _counted(data)}
+    there = {**_identity(plan.settings, plan.model, plan.data), "images": _counted(plan.data)}
+    there["robustest"] = plan.versions.get("robustest", "?")
     differs = [name for name in asked if asked[name] != there.get(name)]
     what = "; ".join(f"{name} {_brief(there.get(name))} there, {_brief(asked[name])} here" for name in differs)
     raise RunConflict(
         f"the folder {str(run)!r} holds another audit: {what}. Choose another folder with -o, or remove it."
     )
+
+
+def _counted(data: DataFacts) -> str:
+    return f"{data.count} ({data.sha256[:12]}...)"
 
 
 def _brief(value: Any) -> str:

@@ -18,6 +18,7 @@ from robustest.results import Verdict
 
 _OPENING = '"images": ['
 _EDIT = {"row", "column", "value"}
+WAY_OUT = "In a whole run folder it can be removed: the same audit again, or `robustest finish`, writes it anew."
 PLACEHOLDER: dict[str, Any] = to_json(
     ImageRecord(index=0, name="", sha256="0" * 64, label=0, verdict=Verdict.SURVIVED), 1
 )
@@ -40,7 +41,7 @@ def read_result(path: Path) -> tuple[dict[str, Any], tuple[ImageRecord, ...]]:
             f"result {str(path)!r} does not exist. Run `robustest audit`, or `robustest finish` on a planned run, first."
         ) from error
     except (ValueError, OSError, RecursionError) as error:
-        raise RunConflict(f"result {str(path)!r} cannot be read as JSON: {error}.") from error
+        raise RunConflict(f"result {str(path)!r} cannot be read as JSON: {error}. {WAY_OUT}") from error
     check_result(content, str(path))
     header = {key: value for key, value in content.items() if key != "images"}
     return header, _records(header, iter(content["images"]), path)
@@ -72,7 +73,7 @@ def _lines(handle: IO[str], path: Path) -> Iterator[Any]:
             break
         yield json.loads(text.removesuffix(","))
     if "".join(handle).split() != ["}"]:
-        raise RunConflict(f"result {str(path)!r} is cut short, or was changed after it was written.")
+        raise RunConflict(f"result {str(path)!r} is cut short, or was changed after it was written. {WAY_OUT}")
 
 
 def _records(header: dict[str, Any], entries: Iterator[Any], path: Path) -> tuple[ImageRecord, ...]:

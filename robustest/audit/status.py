@@ -95,8 +95,8 @@ def _shard_tally(folder: Path) -> Tally:
         return Tally()
     try:
         return tally(folder / FILE)
-    except sqlite3.Error:
-        return Tally()  # being made just now
+    except (sqlite3.Error, RunConflict):
+        return Tally()  # being made just now, or damaged, which whoever works on it says
 
 
 def _mark(folder: Path) -> dict[str, Any] | None:

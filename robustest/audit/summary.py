@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robustest.audit.facts import Columns, Counts, DataFacts, ModelFacts
-from robustest.audit.reading import read_result
+from robustest.audit.reading import WAY_OUT, read_result
 from robustest.audit.records import ImageRecord, Values
 from robustest.audit.requirements import Answer, Judgement, Requirement
 from robustest.audit.statistics import (
@@ -292,7 +292,8 @@ def load_summary(path: str | Path) -> AuditSummary:
     )
     if not _alike(header_json(summary)["totals"], content["totals"]) or data["count"] != len(records):
         raise RunConflict(
-            f"result {str(path)!r} contradicts itself: its totals are not those of its images. It was changed after it was written."
+            f"result {str(path)!r} contradicts itself: its totals are not those of its images. It was changed after it was written. "
+            f"{WAY_OUT}"
         )
     return summary
 

@@ -240,7 +240,7 @@ def test_a_folder_with_another_audit_is_refused_by_what_differs(
     before = (tmp_path / "run" / "result.json").read_bytes()
     with pytest.raises(RunConflict, match=named):
         run_audit(linear.scores, images, None, replace(settings, **change), tmp_path / "run")  # type: ignore[arg-type]
-    with pytest.raises(RunConflict, match="images"):
+    with pytest.raises(RunConflict, match=r"images 24 \(.* there, 2 \(.* here"):
         run_audit(linear.scores, images.take([0, 1]), None, settings, tmp_path / "run")
     with pytest.raises(RunConflict, match="input spec"):
         run_audit(linear.scores, images, None, settings, tmp_path / "run", spec=InputSpec(output="label"))
@@ -548,11 +548,29 @@ def test_a_result_that_was_changed_is_not_believed(
         load_summary(path)
 
 
+def test_a_finished_shard_that_was_damaged_is_named_with_the_way_out_which_helps(
+    linear: ModuleType, images: ImageSet, settings: AttackSettings, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    run_audit(linear.scores, images, None, settings, run)
+    whole = (run / "result.json").read_bytes()
+    (run / "result.json").unlink()
+    ledger = run / "shards" / "0001" / "ledger.sqlite"
+    content = bytearray(ledger.read_bytes())
+    content[4096:] = bytes(range(256)) * ((len(content) - 4096) // 256)
+    ledger.write_bytes(content)
+    with pytest.raises(RunConflict, match=r"0001/ledger.sqlite' is damaged: .* Remove its folder"):
+        run_audit(linear.scores, images, None, settings, run)
+    shutil.rmtree(ledger.parent)
+    run_audit(linear.scores, images, None, settings, run)
+    assert (run / "result.json").read_bytes() == whole
+
+
 def test_results_that_are_missing_or_no_json_are_named(tmp_path: Path) -> None:
     with pytest.raises(RunConflict, match="does not exist"):
         load_summary(tmp_path)
     (tmp_path / "result.json").write_text("{")
-    with pytest.raises(RunConflict, match="cannot be read as JSON"):
+    with pytest.raises(RunConflict, match=r"cannot be read as JSON.*can be removed"):
         load_summary(tmp_path)
     (tmp_path / "result.json").write_text("[" * 100_000)
     with pytest.raises(RunConflict):
