@@ -7,7 +7,6 @@ Knows nothing of classifiers.
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 import os
@@ -21,14 +20,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robustest.errors import InvalidImage, NothingToTest
+from robustest.folders import DIGITS, SUFFIXES, list_folder
 from robustest.randomness import image_digest
 
 Pixels = NDArray[np.uint8] | NDArray[np.float32]
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".webp")
 MAX_SET_BYTES = 16 << 30  # of one array inside an .npz: a bound on what data can make us take
 MAX_PICTURE_PIXELS = 1 << 27  # of one decoded picture, at most 8 bytes each
-_DIGITS = 9  # of a class number
 
 # OpenCV reads this when it is first imported; its own bound is 2^30 pixels, 8 GiB.
 os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(MAX_PICTURE_PIXELS))
@@ -43,6 +41,7 @@ class ImageSet:
     names: N file names or positions, for reports; any text.
     class_names: name of each class, or empty where not known.
     source: where they came from, for reports.
+    left_out: names of pictures that lie there and are not in the set, because nothing says their class.
     """
 
     images: Pixels
@@ -50,6 +49,7 @@ class ImageSet:
     names: tuple[str, ...]
     class_names: tuple[str, ...] = ()
     source: str = "arrays"
+    left_out: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.images)
@@ -145,14 +145,17 @@ def check_labels(labels: NDArray[np.generic] | Sequence[int], count: int, classe
     """
     array = np.asarray(labels)
     if array.shape != (count,):
-        raise InvalidImage(f"labels must be one number an image, {count} in all; got shape {array.shape}.")
+        raise InvalidImage(
+            f"labels must be one number an image, {count} in all; got shape {array.shape}.{_way(array, count)}"
+        )
     if array.dtype.kind not in "iu" and not (
         array.dtype.kind == "f" and np.isfinite(array).all() and (array == np.rint(array)).all()
     ):
-        raise InvalidImage(f"labels must be whole numbers; got {array.dtype}.")
-    if count and array.max() >= 10**_DIGITS:
+        way = "Number the classes as the model does; their names can stand in 'class_names'."
+        raise InvalidImage(f"labels must be whole numbers; got {array.dtype}. {way}")
+    if count and array.max() >= 10**DIGITS:
         raise InvalidImage(
-            f"labels must be class numbers below 10^{_DIGITS}; got {array.max()} for image {int(array.argmax())}."
+            f"labels must be class numbers below 10^{DIGITS}; got {array.max()} for image {int(array.argmax())}."
         )
     array = array.astype(np.int64)
     if count and array.min() < 0:
@@ -163,6 +166,15 @@ def check_labels(labels: NDArray[np.generic] | Sequence[int], count: int, classe
             f"{int(array.argmax())}. Is this the data set the model was trained on?"
         )
     return array
+
+
+def _way(labels: NDArray[np.generic], count: int) -> str:
+    """How labels of another shape become one number an image, where their shape shows it."""
+    if labels.shape == (count, 1):
+        return " Take labels[:, 0]."
+    if labels.ndim == 2 and len(labels) == count:
+        return " Where these are one-hot rows, take labels.argmax(axis=1)."
+    return ""
 
 
 def load_images(path: str | Path) -> ImageSet:
@@ -191,7 +203,8 @@ def load_images(path: str | Path) -> ImageSet:
 
 
 def load_picture(path: str | Path) -> NDArray[np.uint8]:
-    """Read one picture file as (H, W, C) uint8, C = 1 for gray and 3 for RGB.
+    """Read one picture file as (H, W, C) uint8, C = 1 for gray and 3 for RGB, as it is stored: a camera's note (EXIF)
+    that it is to be turned is not followed.
 
     Raises:
         InvalidImage: missing, corrupt, 16-bit, or with an alpha channel that is not opaque.
@@ -267,7 +280,8 @@ def _from_npz(where: Path) -> ImageSet:
             keys = list(data.files)
             if "images" not in keys or "labels" not in keys:
                 raise InvalidImage(
-                    f"IMAGES {str(where)!r} must hold arrays 'images' and 'labels'; it holds {', '.join(keys) or 'none'}."
+                    f"IMAGES {str(where)!r} must hold arrays 'images' and 'labels'; it holds {', '.join(keys) or 'none'}. "
+                    "Write a file with these names: numpy.savez(FILE, images=..., labels=...)."
                 )
             images, labels = data["images"], data["labels"]
             names = data["name"] if "name" in keys else None
@@ -291,109 +305,31 @@ def _from_npz(where: Path) -> ImageSet:
 
 
 def _from_folder(where: Path) -> ImageSet:
-    table = where / "labels.csv"
-    files, labels, class_names = _listed(where, table) if table.is_file() else _by_subfolder(where)
-    if not files:
+    listing = list_folder(where)
+    if not listing.files:
         raise NothingToTest(
             f"IMAGES {str(where)!r} holds no picture ({', '.join(SUFFIXES)}), neither in subfolders, one a class, nor "
             "beside a labels.csv."
         )
     pictures: list[NDArray[np.uint8]] = []
-    for file in files:
+    for file in listing.files:
         picture = load_picture(file)
         if pictures and picture.shape != pictures[0].shape:
             raise InvalidImage(
-                f"all images must have one size and the same channels; {files[0].name} is {_side(pictures[0])}, "
+                f"all images must have one size and the same channels; {listing.files[0].name} is {_side(pictures[0])}, "
                 f"{file.name} is {_side(picture)}. Resize or convert them first."
             )
         pictures.append(picture)
     return ImageSet(
         images=np.stack(pictures),
-        labels=np.array(labels, dtype=np.int64),
-        names=tuple(str(file.relative_to(where)) for file in files),
-        class_names=class_names,
+        labels=np.array(listing.labels, dtype=np.int64),
+        names=tuple(str(file.relative_to(where)) for file in listing.files),
+        class_names=listing.class_names,
         source=where.name,
+        left_out=listing.left_out,
     )
 
 
 def _side(picture: NDArray[np.uint8]) -> str:
     height, width, channels = picture.shape
     return f"{width}x{height} {'gray' if channels == 1 else 'RGB'}"
-
-
-def _by_subfolder(where: Path) -> tuple[list[Path], list[int], tuple[str, ...]]:
-    folders = sorted(
-        (entry for entry in where.iterdir() if entry.is_dir() and not entry.name.startswith(".")), key=_folder_order
-    )
-    loose = [entry for entry in where.iterdir() if entry.suffix.lower() in SUFFIXES]
-    if loose and not folders:
-        raise InvalidImage(
-            f"labels are missing: {str(where)!r} holds pictures such as {loose[0].name!r} but no labels.csv and no subfolders. "
-            "Put each class into a subfolder of its own, or write labels.csv with the columns file,label."
-        )
-    files: list[Path] = []
-    labels: list[int] = []
-    numeric = bool(folders) and all(_is_number(folder.name) for folder in folders)
-    for position, folder in enumerate(folders):
-        inside = sorted(entry for entry in folder.iterdir() if entry.suffix.lower() in SUFFIXES)
-        files += inside
-        labels += [int(folder.name) if numeric else position] * len(inside)
-    return files, labels, () if numeric else tuple(folder.name for folder in folders)
-
-
-def _folder_order(folder: Path) -> tuple[int, str]:
-    return (int(folder.name), "") if _is_number(folder.name) else (0, folder.name)
-
-
-def _is_number(text: str) -> bool:
-    """True for a class number; other texts are names."""
-    return text.isascii() and text.isdigit() and len(text) <= _DIGITS
-
-
-def _whole(text: str) -> str:
-    """A number as data frames write it when a value is missing somewhere, such as 3.0, without its fraction of 0."""
-    return text.removesuffix(".0")
-
-
-def _listed(where: Path, table: Path) -> tuple[list[Path], list[int], tuple[str, ...]]:
-    try:
-        with table.open(newline="", encoding="utf-8-sig") as handle:
-            rows = [row for row in csv.reader(handle) if row and any(cell.strip() for cell in row)]
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise InvalidImage(f"labels.csv {str(table)!r} cannot be read: {error}.") from error
-    headed = bool(rows) and [cell.strip().lower() for cell in rows[0][:2]] in (
-        ["file", "label"],
-        ["filename", "label"],
-        ["name", "label"],
-    )
-    rows = rows[headed:]
-    rows_of: dict[Path, int] = {}
-    texts: list[str] = []
-    root = where.resolve()
-    for number, row in enumerate(rows, start=1):
-        if len(row) < 2:
-            raise InvalidImage(f"labels.csv row {number} must be file,label; got {','.join(row)!r}.")
-        file = where / row[0].strip()
-        try:
-            inside, there = file.resolve().is_relative_to(root), file.is_file()
-        except (OSError, ValueError) as error:
-            raise InvalidImage(f"labels.csv row {number} names a file that cannot be: {error}.") from error
-        if not inside:
-            raise InvalidImage(f"labels.csv row {number} names {row[0]!r}, which lies outside {str(where)!r}.")
-        if not there:
-            hint = "" if headed or number > 1 else " Column headings must be file,label."
-            raise InvalidImage(f"labels.csv row {number} names {row[0]!r}, which is not in {str(where)!r}.{hint}")
-        if file in rows_of:
-            raise InvalidImage(
-                f"labels.csv row {number} names {row[0]!r}, as row {rows_of[file]} does. Keep one of the two."
-            )
-        text = row[1].strip()
-        if not text:
-            raise InvalidImage(f"labels.csv row {number} has no label for {row[0]!r}.")
-        rows_of[file] = number
-        texts.append(text)
-    files = list(rows_of)
-    if all(_is_number(_whole(text)) for text in texts):
-        return files, [int(_whole(text)) for text in texts], ()
-    names = tuple(sorted(set(texts)))
-    return files, [names.index(text) for text in texts], names

@@ -15,7 +15,7 @@ ROOT = Path(robustest.__file__).resolve().parents[1]
 STANDARD = set(sys.stdlib_module_names)
 
 # Each room may import from the rooms named beside it, and from the words everyone uses.
-WORDS = {"compiled", "errors", "results", "images", "settings", "randomness"}
+WORDS = {"compiled", "errors", "folders", "results", "images", "settings", "randomness"}
 ROOMS = {
     "classifiers": set(),
     "saliency": {"classifiers"},

@@ -92,7 +92,18 @@ MISTAKES: dict[str, tuple[Callable[[], object], list[str], int, list[str]]] = {
     "model cut short": (lambda: cut("m.onnx", 0.4), AUDIT, 4, ["m.onnx", "cut short"]),
     "empty model": (lambda: cut("m.onnx", 0), AUDIT, 4, ["m.onnx", "is empty"]),
     "model of vectors": (lambda: model(shape=("N", 64)), AUDIT, 4, ["m.onnx", "2 axes", "takes 4"]),
-    "one output": (lambda: (model(WEIGHTS[:, :1]), stored()), AUDIT, 4, ["m.onnx", "K >= 2 classes", "wrapper"]),
+    "one output, more classes": (
+        lambda: (model(WEIGHTS[:, :1]), stored(labels=np.arange(len(IMAGES)) % 3)),
+        AUDIT,
+        2,
+        ["below 2", "got 2", "trained on"],
+    ),
+    "one output, a declaration that does not fit": (
+        lambda: (model(WEIGHTS[:, :1]), stored()),
+        [*AUDIT, "--output", "probabilities"],
+        4,
+        ["m.onnx", "one number an image", 'output = "logits"'],
+    ),
     "another size": (
         lambda: stored(np.zeros((4, 9, 8, 1), np.uint8)),
         AUDIT,

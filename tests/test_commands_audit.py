@@ -7,6 +7,7 @@ from pathlib import Path
 from types import ModuleType
 from xml.etree import ElementTree
 
+import cv2
 import numpy as np
 import pytest
 
@@ -44,6 +45,23 @@ def test_audit_writes_what_it_says_and_again_shows_the_same(
     assert "finished already" in second.err
     assert second.out == first.out
     assert (tmp_path / "run" / "result.json").stat().st_mtime_ns == before
+
+
+def test_pictures_left_out_are_counted_and_named(
+    linear: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    images = images_for(linear, 20)
+    for place, image in enumerate(images.images):
+        assert cv2.imwrite(str(folder / f"{place:02}.png"), image)
+    rows = [f"{place:02}.png,{label}" for place, label in enumerate(images.labels[:3])]
+    (folder / "labels.csv").write_text("\n".join(rows))
+    assert run(["audit", NAME, str(folder), "-o", str(tmp_path / "run"), "--queries", "20"]) == 0
+    said = capsys.readouterr().err
+    assert "17 of 20 pictures" in said
+    assert "03.png, 04.png, " in said
+    assert "12.png and 7 more" in said
 
 
 def test_plan_work_status_finish_give_the_result_of_audit(

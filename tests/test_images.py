@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import cv2
@@ -116,6 +117,47 @@ def test_labels_csv_cannot_reach_outside_the_folder(tmp_path: Path) -> None:
     refused(inside, "outside")
 
 
+def test_labels_csv_takes_whole_paths_into_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a.png", "sub/b.png"):
+        picture(tmp_path / "set" / name, np.zeros((3, 3), np.uint8))
+    place = tmp_path / "set"
+    (place / "labels.csv").write_text(f"file,label\n{place}/a.png,7\n{place}/sub/b.png,3\n")
+    monkeypatch.chdir(tmp_path)
+    found = load_images("set")
+    assert found.names == ("a.png", "sub/b.png")
+    assert found.labels.tolist() == [7, 3]
+    (place / "labels.csv").write_text("a.png,7\nsub/../a.png,3\n")
+    refused(place, "row 2", "as row 1 does")
+
+
+def test_pictures_that_nothing_names_are_left_out_and_listed(tmp_path: Path) -> None:
+    for name in ("a.png", "b.png", "sub/c.jpg", ".cache/d.png", "._a.png"):
+        picture(tmp_path / name, np.zeros((3, 3), np.uint8))
+    (tmp_path / "e.gif").write_bytes(b"GIF89a")
+    (tmp_path / "notes.txt").write_text("none")
+    (tmp_path / "labels.csv").write_text("a.png,7\n")
+    found = load_images(tmp_path)
+    assert found.names == ("a.png",)
+    assert found.left_out == ("b.png", "e.gif", "sub/c.jpg")
+
+
+def test_what_archives_leave_is_no_class_and_no_picture(tmp_path: Path) -> None:
+    for name in ("0", "1", "2"):
+        picture(tmp_path / name / "a.png", np.zeros((3, 3), np.uint8))
+    picture(tmp_path / "2" / "deeper" / "b.png", np.zeros((3, 3), np.uint8))
+    (tmp_path / "0" / "._a.png").write_bytes(b"no picture")
+    (tmp_path / "__MACOSX" / "0").mkdir(parents=True)
+    found = load_images(tmp_path)
+    assert found.labels.tolist() == [0, 1, 2]
+    assert found.left_out == ("2/deeper/b.png",)
+
+
+def test_folders_of_numbers_and_names_are_refused_since_either_reading_shifts_classes(tmp_path: Path) -> None:
+    for name in ("0", "1", "notes"):
+        picture(tmp_path / name / "a.png", np.zeros((3, 3), np.uint8))
+    refused(tmp_path, "'0' and 'notes'", "Move away")
+
+
 def test_mixed_sizes_name_both_files(tmp_path: Path) -> None:
     picture(tmp_path / "x" / "a.png", np.zeros((3, 3), np.uint8))
     picture(tmp_path / "x" / "b.png", np.zeros((3, 4), np.uint8))
@@ -168,6 +210,19 @@ def test_pickled_objects_in_an_npz_are_never_loaded(tmp_path: Path) -> None:
 def test_arrays_that_are_no_images_say_what_to_do(array: NDArray[np.generic], word: str) -> None:
     with pytest.raises(InvalidImage, match=word):
         check_images(array)
+
+
+@pytest.mark.parametrize(
+    ("labels", "way"),
+    [
+        ([[0], [1]], "labels[:, 0]"),
+        ([[0, 1, 0], [1, 0, 0]], "labels.argmax(axis=1)"),
+        (["cat", "dog"], "'class_names'"),
+    ],
+)
+def test_labels_of_another_form_are_refused_with_the_way_out_that_fits(labels: list[object], way: str) -> None:
+    with pytest.raises(InvalidImage, match=re.escape(way)):
+        check_labels(np.array(labels), 2, None)
 
 
 def test_labels_out_of_range_name_the_image() -> None:

@@ -46,7 +46,8 @@ def read_onnx(path: Path, builder: GraphBuilder, entry: int) -> int:
     inputs = [i for i in model.graph.input if i.name not in values]
     if len(inputs) != 1 or len(model.graph.output) != 1:
         raise UnsupportedLayer(
-            f"model {path} has {len(inputs)} inputs and {len(model.graph.output)} outputs; one of each is needed."
+            f"model {path} has {len(inputs)} inputs and {len(model.graph.output)} outputs; one of each is "
+            "needed. Export it with the scores as its only output."
         )
     values[inputs[0].name] = entry
     reader = _Reader(builder, values)

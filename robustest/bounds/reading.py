@@ -129,7 +129,16 @@ def read_torch(module: nn.Module, spec: InputSpec, shape: ImageShape, scores: Sc
 
 
 def _check(graph: BoundGraph, scores: Scorer) -> None:
-    """Compare a graph with the model that it was read from."""
+    """Compare a graph with the model that it was read from.
+
+    Raises:
+        UnsupportedLayer: it gives one number an image.
+    """
+    if graph.n_classes < 2:
+        raise UnsupportedLayer(
+            "the network gives one number an image; proofs need a score for each class. Export it with two, [0, z] of its logit z, "
+            "without a last Sigmoid."
+        )
     if graph.jumps is None:
         graph.check_against(scores)
         return

@@ -8,6 +8,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from robustest.classifiers.binary import as_two_classes, check_logits, is_one_number
 from robustest.classifiers.spec import InputSpec, Output
 from robustest.errors import InvalidImage, ModelError
 from robustest.results import Edits, Margins, Scores
@@ -122,7 +123,7 @@ def classes_of(scores: Scores, output: Output) -> NDArray[np.int64]:
 
 
 def check_scores(scores: object, count: int, output: Output, *, source: str) -> Scores:
-    """Check what a classifier returned for `count` images.
+    """Check what a classifier returned for `count` images; one float an image is of class 1 of two, see `binary`.
 
     Raises:
         ModelError: wrong shape, NaN, or not what `output` declares.
@@ -141,12 +142,14 @@ def check_scores(scores: object, count: int, output: Output, *, source: str) -> 
                 f"'label'; got {array.dtype} of shape {array.shape}. Declare output 'logits' or 'probabilities' otherwise."
             )
         return array.astype(np.int64)
+    if len(array.shape) and len(array) == count and is_one_number(array):
+        array = as_two_classes(array, output, source=source)
     if array.ndim != 2 or array.shape[0] != count or array.shape[1] < 2 or array.dtype.kind not in "fiu":
         numbers = array.shape in ((count,), (count, 1)) and array.dtype.kind in "iu"
         way = (
             "Where these are class numbers, declare output 'label'."
             if numbers
-            else "A model with one output needs a wrapper that gives a score for each class."
+            else "Wrap it in a function that gives a score for each class."
         )
         raise ModelError(
             f"{source} must return scores (N, K) with K >= 2 classes for N = {count} images; got {array.dtype} of shape "
@@ -186,6 +189,8 @@ def check_output(scores: Scores, output: Output, *, source: str, constant: bool 
             f"{source} is declared to give logits, but every row of its scores is in [0, 1] and sums to 1: these are "
             'probabilities. Declare output = "probabilities".'
         )
+    if output == "logits":
+        check_logits(scores, source=source)
     if not constant and len(scores) >= 2 and (scores == scores[0]).all():
         raise ModelError(
             f"{source} gives the same scores for all of {len(scores)} different images. Check the input spec: with a wrong scale or "

@@ -77,6 +77,9 @@ class GradientClassifier:
         """Scores (N, K) of images (N, H, W, C) in [0, 1], before any softmax; differentiable in the images."""
         counted = cast("Tensor", _Counted.apply(images, self))  # type: ignore[no-untyped-call]
         scores = cast("Tensor", self.module(self.prepared(counted)))
+        if scores.ndim == 1 or scores.shape[1] == 1:  # of class 1 of two, as `binary` reads it
+            ones = scores.reshape(-1)
+            scores = torch.stack([torch.zeros_like(ones) if self._logits else 1 - ones, ones], dim=1)
         return scores if self._logits else scores.clamp_min(_LEAST_PROBABILITY).log()
 
     def prepared(self, images: Tensor) -> Tensor:

@@ -31,6 +31,13 @@ _CODE = {
     ".keras": "Keras files can hold code",
     ".h5": "Keras files can hold code",
 }
+# Operators of exported programs that differ while training, with the place of the argument that says so.
+_TRAINING = {
+    "aten.dropout.default": 2,
+    "aten.feature_dropout.default": 2,
+    "aten.alpha_dropout.default": 2,
+    "aten.batch_norm.default": 5,
+}
 
 
 def load_classifier(
@@ -209,7 +216,7 @@ def _load_trusted(path: Path, trust_model: str | None) -> Any:
     suffix = path.suffix.lower()
     try:
         if suffix == ".pt2":
-            return torch.export.load(path).module()
+            return _exported(torch.export.load(path), path)
         if suffix in (".ts", ".torchscript"):
             return torch.jit.load(str(path)).eval()  # type: ignore[no-untyped-call]
         loaded = torch.load(path, map_location="cpu", weights_only=False)
@@ -221,3 +228,21 @@ def _load_trusted(path: Path, trust_model: str | None) -> Any:
             "module:callable that builds it and loads these weights."
         )
     return loaded.eval() if isinstance(loaded, torch.nn.Module) else loaded
+
+
+def _exported(program: Any, path: Path) -> Any:
+    """The module of an exported program, marked as what it is: a trace of one mode, which .eval() cannot change.
+
+    Raises:
+        ModelError: it was traced in training mode.
+    """
+    module = program.module()
+    for node in module.graph.nodes:
+        name = str(node.target)
+        if name in _TRAINING and len(node.args) > _TRAINING[name] and node.args[_TRAINING[name]] is True:
+            raise ModelError(
+                f"MODEL {path.name!r} was exported in training mode, where {name} makes scores random. Export it after .eval()."
+            )
+    for part in module.modules():
+        part.training = False
+    return module

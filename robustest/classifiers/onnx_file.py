@@ -21,6 +21,15 @@ from robustest.errors import ModelError
 from robustest.results import Scores
 
 MAX_MODEL_BYTES = 2 << 30  # protobuf's own limit
+_TYPES: dict[str, type[np.generic]] = {
+    "tensor(float)": np.float32,
+    "tensor(float16)": np.float16,
+    "tensor(double)": np.float64,
+    "tensor(uint8)": np.uint8,
+    "tensor(int32)": np.int32,
+    "tensor(int64)": np.int64,
+}
+_UNSIZED = 32  # pixels a side of the images of noise where the file leaves it open
 
 
 class OnnxClassifier:
@@ -53,18 +62,13 @@ class OnnxClassifier:
         self._session = _session(content, self._path, threads)
         inputs, outputs = _ends(self._session, self._path)
         self._input = inputs[0]
-        if len(inputs) != 1 or self._input.type not in (
-            "tensor(float)",
-            "tensor(double)",
-            "tensor(uint8)",
-        ):
+        if len(inputs) != 1 or self._input.type not in _TYPES:
             raise ModelError(
-                f"{self._path.name} must have one input of float or uint8 numbers; it has "
-                f"{', '.join(f'{i.name}: {i.type}' for i in inputs)}."
+                f"{self._path.name} must have one input of floats, or of whole numbers in 0..255 ({', '.join(_TYPES)}); it has "
+                f"{', '.join(f'{i.name}: {i.type}' for i in inputs)}. Export it with such an input, or wrap it as module:callable."
             )
-        self._dtype = {"tensor(float)": np.float32, "tensor(double)": np.float64, "tensor(uint8)": np.uint8}[
-            self._input.type
-        ]
+        self._dtype = _TYPES[self._input.type]
+        self._whole = self._dtype not in (np.float16, np.float32, np.float64)
         shape = self._input.shape
         if len(shape) != 4:
             raise ModelError(
@@ -74,10 +78,10 @@ class OnnxClassifier:
         known = found[0] if found is not None else spec
         guessed: tuple[str, ...] = ()
         if known is None:
-            self._spec, guessed = guess_spec(shape, told, whole_numbers=self._dtype == np.uint8)
+            self._spec, guessed = guess_spec(shape, told, whole_numbers=self._whole)
         else:
             self._spec = replace(known, **told)
-        if self._dtype == np.uint8:
+        if self._whole:
             check_whole_numbers(self._spec, self._path.name)
         given: Output | None = self._spec.output if known is not None or "output" in told else None
         output, chosen = _chosen(outputs, given, self._path)
@@ -87,7 +91,7 @@ class OnnxClassifier:
             spec=self._spec,
             digest=model_digest(self._path, content),
             image_shape=image_shape(shape, self._spec, self._path.name),
-            classes=whole(output.shape[-1]) if len(output.shape) == 2 else None,
+            classes=_classes(output),
             guessed=(*guessed, *chosen),
             fixed_batch=whole(shape[0]),
             steady=True,
@@ -117,9 +121,18 @@ class OnnxClassifier:
 
     def _with_guessed_output(self) -> ClassifierInfo:
         """Logits, probabilities or class numbers, by scoring four images of noise."""
-        height, width, channels = (side or 32 for side in self._info.image_shape)
+        height, width, channels = (side or _UNSIZED for side in self._info.image_shape)
         noise = np.random.default_rng(0).random((4, height, width, channels), dtype=np.float32)
-        output, how = guess_output(self._answer(self._spec.prepare(noise)))
+        try:
+            answer = self._answer(self._spec.prepare(noise))
+        except ModelError as error:
+            if None not in self._info.image_shape:
+                raise
+            raise ModelError(
+                f"{error} The file leaves the size of its images open, so it was asked about {width}x{height} ones to see what it gives. Say "
+                "it: --output logits (or probabilities, label), or output = ... in a model.toml; or export it with its size."
+            ) from error
+        output, how = guess_output(answer)
         return replace(self._info, spec=replace(self._spec, output=output), guessed=(*self._info.guessed, how))
 
     def _run(self, batch: NDArray[np.float32]) -> Scores:
@@ -127,10 +140,9 @@ class OnnxClassifier:
 
     def _answer(self, batch: NDArray[Any]) -> NDArray[Any]:
         """What the model gives for a batch as it wants it."""
-        if self._dtype == np.uint8:
-            batch = np.rint(batch).astype(np.uint8)
-        elif self._dtype == np.float64:
-            batch = batch.astype(np.float64)
+        if self._whole:
+            batch = np.rint(batch)
+        batch = batch.astype(self._dtype, copy=False)
         fixed = self._info.fixed_batch
         if fixed is not None and len(batch) != fixed:
             return np.concatenate([self._answer(part) for part in _padded(batch, fixed)])[: len(batch)]
@@ -181,6 +193,12 @@ def _ends(session: Any, path: Path) -> tuple[list[Any], list[Any]]:
             f"model {path.name} has {len(inputs)} inputs and {len(outputs)} outputs; it must have one of each."
         )
     return inputs, outputs
+
+
+def _classes(output: Any) -> int | None:
+    """How many classes the shape of the scores says; one number an image is of two. Class numbers say nothing of it."""
+    classes = whole(output.shape[-1]) if len(output.shape) == 2 and "int" not in output.type else None
+    return 2 if classes == 1 else classes
 
 
 def _chosen(outputs: list[Any], kind: Output | None, path: Path) -> tuple[Any, tuple[str, ...]]:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from robustest.classifiers.binary import guess_one_number, is_one_number
 from robustest.classifiers.spec import InputSpec, Layout, Output
 from robustest.errors import InvalidSpec
 
@@ -81,9 +82,11 @@ def _layout(shape: Sequence[Any]) -> Layout:
 
 def guess_output(answer: NDArray[Any]) -> tuple[Output, str]:
     """What a model gives, from its answer to images of noise, with the sentence that says so: class numbers (N,) or
-    (N, 1), or scores (N, K) that are logits or probabilities."""
+    (N, 1), or scores (N, K) that are logits or probabilities, or one number an image, of class 1 of two."""
     if answer.dtype.kind in "iu" and (answer.ndim == 1 or answer.shape[1:] == (1,)):
         return "label", "output label, because it gives one whole number an image"
+    if is_one_number(answer):
+        return guess_one_number(answer)
     sums = answer.sum(axis=-1, dtype=np.float64)
     sums_to_one = bool((answer >= 0).all() and (np.abs(sums - 1) < 1e-3).all())
     output: Output = "probabilities" if sums_to_one else "logits"

@@ -21,6 +21,7 @@ from robustest.commands.audit_flags import (
     interruptible,
     requirements_of,
 )
+from robustest.commands.shared import read_images
 
 
 def audit(
@@ -67,12 +68,11 @@ def audit(
     from robustest.audit.run import check_call, run_audit
     from robustest.audit.summary import load_summary
     from robustest.errors import NothingToTest
-    from robustest.images import load_images
 
     settings = attack.settings()
     check_call(settings, workers=workers, limit=limit)
     requirements_of(require)
-    data = load_images(images)
+    data = read_images(images)
     required = requirements_of(require, min(len(data), limit or len(data)))
     classifier = spec.load(model, device=devices[0] if devices else None)
     if (out / "result.json").is_file():

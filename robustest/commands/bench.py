@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from robustest.commands.audit_flags import AS_FOUND, ModelFlags
+from robustest.commands.shared import read_images
 
 if TYPE_CHECKING:
     from robustest.classifiers.classifier import Classifier
@@ -50,7 +51,6 @@ def bench(
     from robustest.bench import measure
     from robustest.classifiers.onnx_file import OnnxClassifier
     from robustest.errors import InvalidSetting
-    from robustest.images import load_images
     from robustest.settings import AttackSettings
 
     if turns < 1 or number < 1 or (workers is not None and workers < 1):
@@ -59,7 +59,7 @@ def bench(
     classifier = spec.load(model, device=device, threads=threads)
     if workers is None:
         workers = len(os.sched_getaffinity(0)) if isinstance(classifier, OnnxClassifier) and threads is None else 1
-    chosen = load_images(images)
+    chosen = read_images(images)
     chosen = chosen.take(range(min(number, len(chosen))))
     opener = functools.partial(_opened, spec, model, device)
     speed = measure(classifier, chosen, settings, turns=turns, workers=min(workers, len(chosen)), opener=opener)

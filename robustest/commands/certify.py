@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 from cyclopts import Parameter
 
 from robustest.commands.audit_flags import AS_FOUND, ModelFlags
+from robustest.commands.shared import read_images
 
 if TYPE_CHECKING:
     from robustest.bounds.guarantee import Norm
@@ -47,7 +48,7 @@ def certify(
     from robustest.audit.files import storage, writing
     from robustest.classifiers.classifier import check_fit, classes_of
     from robustest.errors import InvalidSetting, MissingExtra
-    from robustest.images import as_unit, check_labels, load_images
+    from robustest.images import as_unit, check_labels
 
     chosen = [name.strip() for name in norms.split(",") if name.strip()]
     if not chosen or set(chosen) - set(_NORMS):
@@ -58,7 +59,7 @@ def certify(
         from robustest.bounds.check import checker_of
     except ImportError as error:
         raise MissingExtra(error.name or "torch", "bounds", "robustest certify") from error
-    sample = load_images(images)
+    sample = read_images(images)
     sample = sample.take(range(min(number, len(sample))))
     classifier = spec.load(model)
     shape: Any = sample.images.shape[1:]

@@ -10,6 +10,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from robustest.commands.audit_flags import AS_FOUND, ModelFlags
+from robustest.commands.shared import read_images
 from robustest.settings import Norm, Values
 
 
@@ -56,7 +57,6 @@ def compare(
     from robustest.baselines.objects import load_masks, object_shares
     from robustest.baselines.table import print_comparison, print_objects, reporter
     from robustest.errors import InvalidSetting
-    from robustest.images import load_images
     from robustest.settings import AttackSettings
 
     if number is not None and number < 1:
@@ -65,7 +65,7 @@ def compare(
     wanted = parse_attacks(attacks, pixels=counts)
     settings = AttackSettings(queries=queries, seed=seed, target=target, values=values, norm=norm)
     classifier = spec.load(model, device=device, threads=threads)
-    loaded = load_images(images)
+    loaded = read_images(images)
     masks = load_masks(images, loaded)
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)

@@ -23,6 +23,7 @@ from robustest.commands.audit_flags import (
     interruptible,
     requirements_of,
 )
+from robustest.commands.shared import read_images
 
 
 def plan(
@@ -53,14 +54,13 @@ def plan(
     """
     from robustest.audit.run import check_call, image_set, plan_run
     from robustest.errors import InvalidSetting
-    from robustest.images import load_images
 
     settings = attack.settings()
     check_call(settings, workers=1, limit=limit)
     if out is None and not dry_run:
         raise InvalidSetting("-o RUN is missing: the folder for the plan. With --dry-run none is needed.")
     classifier = spec.load(model)
-    data = image_set(load_images(images), None, classifier, limit)
+    data = image_set(read_images(images), None, classifier, limit)
     if dry_run or out is None:
         from robustest.audit.cost import estimate
 

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 from robustest.classifiers.classifier import Classifier, classes_of
 from robustest.errors import InvalidImage
-from robustest.images import Pixels, as_unit, load_images, load_picture
+from robustest.images import ImageSet, Pixels, as_unit, load_images, load_picture
 
 _MEMBER = re.compile(r"(?P<file>.+\.npz)\[(?P<place>-?\d+)\]")
+_NAMED = 10  # pictures left out that are named
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +34,20 @@ class Picture:
     def class_name(self, label: int) -> str:
         """The name of a class, or its number where no name is known."""
         return self.class_names[label] if 0 <= label < len(self.class_names) else str(label)
+
+
+def read_images(path: Path) -> ImageSet:
+    """The images that a user named; what of a folder is left out is said on standard error."""
+    images = load_images(path)
+    if images.left_out:
+        count, names = len(images.left_out), ", ".join(images.left_out[:_NAMED])
+        rest = f" and {count - _NAMED} more" if count > _NAMED else ""
+        print(
+            f"robustest: {count} of {count + len(images)} pictures in {path} are left out, because no labels.csv row or class folder "
+            f"names them, or their format is not read: {names}{rest}",
+            file=sys.stderr,
+        )
+    return images
 
 
 def read_picture(name: str) -> Picture:

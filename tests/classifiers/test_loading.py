@@ -88,6 +88,23 @@ def test_a_trusted_module_loads_by_its_digest(tmp_path: Path) -> None:
     assert load_classifier(path, trust_model=digest)(RNG.random((2, 4, 4, 3), dtype=np.float32)).shape == (2, 3)
 
 
+def test_a_trusted_exported_program_is_its_trace_and_none_of_training(tmp_path: Path) -> None:
+    net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 3), torch.nn.Dropout())
+    dynamic = ({0: torch.export.Dim("n")},)
+    images = RNG.random((2, 3, 4, 4), dtype=np.float32)
+    for training in (False, True):
+        path = tmp_path / f"{training}.pt2"
+        exported = torch.export.export(net.train(training), (torch.from_numpy(images),), dynamic_shapes=dynamic)
+        torch.export.save(exported, path)
+        digest = "sha256:" + hashlib.sha256(path.read_bytes()).hexdigest()
+        if training:
+            with pytest.raises(ModelError, match=r"training mode.*\.eval\(\)"):
+                load_classifier(path, trust_model=digest)
+        else:
+            scores = load_classifier(path, trust_model=digest)(images.transpose(0, 2, 3, 1))
+            assert scores == pytest.approx(net(torch.from_numpy(images)).detach().numpy(), abs=1e-6)
+
+
 def test_module_callable_may_be_a_function_or_a_factory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "my_own_model.py").write_text(
         "import numpy as np\ndef score(images): return images.reshape(len(images), -1)[:, :2]\ndef make(): return score\n"
@@ -130,7 +147,7 @@ def test_a_callables_own_exception_names_it() -> None:
     ("answer", "word"),
     [
         (np.full((2, 3), np.nan), "NaN"),
-        (np.zeros((2, 1)), "K >= 2"),
+        (np.zeros((2, 0)), "K >= 2"),
         (np.zeros((3, 3)), "N = 2"),
         (np.array([4, 7]), "declare output 'label'"),
         ([["a", "b"], ["c", "d"]], "scores"),
@@ -197,18 +214,19 @@ def test_of_several_outputs_the_scores_are_taken_and_it_is_said(tmp_path: Path) 
     assert not any("'logits'" in guess for guess in first.info.guessed)
 
 
-def _write_uint8_onnx(path: Path) -> Path:
+def _write_typed_onnx(path: Path, kind: int) -> Path:
     write_linear_onnx(path, W, B, shape=("n", 4, 4, 3))
     model = onnx.load(path)
-    model.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.UINT8
+    model.graph.input[0].type.tensor_type.elem_type = kind
     model.graph.node.insert(0, onnx.helper.make_node("Cast", ["input"], ["cast"], to=onnx.TensorProto.FLOAT))
     model.graph.node[1].input[0] = "cast"
     onnx.save(model, str(path))
     return path
 
 
-def test_a_uint8_input_gets_values_in_0_to_255(tmp_path: Path) -> None:
-    path = _write_uint8_onnx(tmp_path / "m.onnx")
+@pytest.mark.parametrize("kind", ["UINT8", "INT32", "INT64"])
+def test_an_input_of_whole_numbers_gets_values_in_0_to_255(tmp_path: Path, kind: str) -> None:
+    path = _write_typed_onnx(tmp_path / "m.onnx", getattr(onnx.TensorProto, kind))
     images = RNG.integers(0, 256, (5, 4, 4, 3)).astype(np.float32)
     classifier = load_classifier(path)
     assert classifier.info.spec.scale == 1
@@ -218,6 +236,23 @@ def test_a_uint8_input_gets_values_in_0_to_255(tmp_path: Path) -> None:
             load_classifier(path, told=told)
     with pytest.raises(InvalidSpec, match=r"whole numbers in 0\.\.255"):
         load_classifier(path, InputSpec("NHWC", "RGB", 1 / 255))
+
+
+@pytest.mark.parametrize(("kind", "error"), [("FLOAT16", 1e-2), ("DOUBLE", 1e-4)])
+def test_an_input_of_another_precision_gets_the_same_images(tmp_path: Path, kind: str, error: float) -> None:
+    classifier = load_classifier(_write_typed_onnx(tmp_path / "m.onnx", getattr(onnx.TensorProto, kind)))
+    images = RNG.random((5, 4, 4, 3), dtype=np.float32)
+    assert classifier(images) == pytest.approx(images.reshape(5, -1) @ W + B, abs=error)
+    with pytest.raises(ModelError, match=r"tensor\(bool\).*Export it"):
+        load_classifier(_write_typed_onnx(tmp_path / "b.onnx", onnx.TensorProto.BOOL))
+
+
+def test_a_file_that_leaves_its_size_open_but_takes_one_alone_says_what_to_tell(tmp_path: Path) -> None:
+    path = write_linear_onnx(tmp_path / "m.onnx", W, B, shape=("n", "h", "w", 3))
+    with pytest.raises(ModelError, match=r"leaves the size of its images open.*--output logits"):
+        load_classifier(path)
+    images = RNG.random((5, 4, 4, 3), dtype=np.float32)
+    assert load_classifier(path, told={"output": "logits"})(images).shape == (5, 3)
 
 
 def test_what_is_told_holds_and_the_rest_is_guessed_and_said(tmp_path: Path) -> None:
