@@ -37,6 +37,9 @@ COMMANDS = {
     "doctor": ("robustest.commands.doctor:doctor", "Check this installation: versions, devices, extras, disk."),
 }
 
+_RESUMED = ("demo", "audit", "plan", "work", "finish")  # the same again goes on where it was stopped
+_RESUMED_FROM_OUT = ("compare", "certify")  # so do these, where there is a folder of what was done
+
 _ABOUT = """How few pixels flip an image classifier, how sure are we, and what is proven?
 
 Exit codes: 0 fine, 1 a threshold was refuted, 2 misuse, 3 inconclusive, 4 the model or the environment failed, 5 nothing to test, 130 interrupted (run the same command again to resume)."""
@@ -101,7 +104,9 @@ def run(arguments: Sequence[str]) -> int:
         print(f"robustest: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print("robustest: interrupted. Run the same command again to go on from here.", file=sys.stderr)
+        goes_on = chosen in _RESUMED or (chosen in _RESUMED_FROM_OUT and {"-o", "--out"} & set(arguments))
+        way = " Run the same command again to go on from here." if goes_on else ""
+        print(f"robustest: interrupted.{way}", file=sys.stderr)
         return 130
     except BrokenPipeError:
         return 0

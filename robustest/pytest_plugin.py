@@ -61,6 +61,10 @@ def robustness(request: pytest.FixtureRequest) -> Robustness:
     from robustest.testing.fixture import Robustness
 
     marker = request.node.get_closest_marker("robustness")
+    if marker is not None and marker.args:
+        raise pytest.UsageError(
+            f"the marker robustness takes keywords alone, such as queries=2000; got {marker.args!r}."
+        )
     session = _session(request.config)
 
     def inconclusive(judged: Judged) -> bool:
@@ -170,7 +174,7 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     if len(claims) > _FAMILY:
         level = 1 - len(claims) * (1 - confidence)
         terminalreporter.line(
-            f"{len(claims)} claims at {confidence:.0%} each: together they hold at {max(level, 0):.0%} (Bonferroni). "
+            f"{len(claims)} claims at {100 * confidence:.6g}% each: together they hold at {100 * max(level, 0):.4g}% (Bonferroni). "
             "Raise robustest_confidence to claim more."
         )
     scale = config.getoption("--robustest-budget-scale")

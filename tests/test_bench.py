@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import os
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 import robustest
 from robustest.bench import measure
 from robustest.classifiers import load_classifier
+from robustest.cli import run
 from robustest.errors import EnvironmentFailure
 from robustest.images import ImageSet, load_images
 from robustest.settings import AttackSettings
@@ -74,3 +76,17 @@ def test_a_process_that_dies_is_an_error_and_no_hang() -> None:
             workers=2,
             opener=functools.partial(killed, path),  # type: ignore[arg-type]
         )
+
+
+def test_the_figures_go_to_a_folder_that_is_made_and_a_place_that_cannot_be_is_said_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["bench", str(DEMO / "models" / "plain.onnx"), str(DEMO / "images.npz"), "--queries", "20", "--images", "2"]
+    words += ["--turns", "1", "--workers", "1", "--json"]
+    assert run([*words, str(tmp_path / "new" / "bench.json")]) == 0
+    assert json.loads((tmp_path / "new" / "bench.json").read_text())["queries"] == 40
+    capsys.readouterr()
+    monkeypatch.setattr("robustest.bench.measure", lambda *_, **__: pytest.fail("measured"))
+    (tmp_path / "file").write_text("")
+    assert run([*words, str(tmp_path / "file" / "bench.json")]) == 4
+    assert "cannot be used" in capsys.readouterr().err

@@ -79,7 +79,7 @@ def test_every_command_explains_itself_and_each_of_its_flags(name: str, capsys: 
         (NothingToTest("no image"), 5, "robustest: no image\n"),
         (Interrupted("stopped"), 130, "robustest: stopped\n"),
         (MissingExtra("torch", "torch", "this"), 4, "pip install 'robustest[torch]'"),
-        (KeyboardInterrupt(), 130, "Run the same command again"),
+        (KeyboardInterrupt(), 130, "robustest: interrupted.\n"),  # nothing of it goes on
         (OSError(28, "No space left on device", "a.json"), 4, "No space left on device: a.json"),
         (BrokenPipeError(), 0, ""),
     ],

@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
+
+from robustest.errors import InvalidSetting
+from robustest.testing.answers import Answer, Judged
+from robustest.testing.baselines import Comparison
+from robustest.testing.estimates import Estimate
+from robustest.testing.fixture import BaselineFailure, Robustness, SessionSettings
 
 # A gray 5x5 image of darkness is class 0; more than 3.5 pixels' worth of light make class 1: four pixels flip each image.
 MODEL = """
@@ -56,7 +67,7 @@ def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytes
     pytester.makepyfile(lamp_model=MODEL.format(threshold=3.5), test_lamps=TESTS)
     pytester.makeconftest(CONFTEST)
     monkeypatch.delenv("CI", raising=False)
-    monkeypatch.setenv("PYTHONPATH", str(pytester.path))
+    monkeypatch.setenv("PYTHONPATH", str(pytester.path), prepend=os.pathsep)
     return pytester
 
 
@@ -136,6 +147,9 @@ def test_a_bare_number_cannot_slip_in(project: pytest.Pytester) -> None:
             for misuse in (lambda q: q == 1.0, float, bool):
                 with pytest.raises(TypeError, match="interval|threshold"):
                     misuse(estimate.survives(pixels=3))
+            for nothing in (estimate, robustness.certify("m.onnx", lamps)):
+                with pytest.raises(TypeError, match="neither true nor false"):
+                    assert nothing
         """
     )
     run(project).assert_outcomes(passed=1)
@@ -215,11 +229,15 @@ def test_the_marker_gives_defaults_and_a_misspelt_one_is_an_error(project: pytes
             assert summary.counts.images == 30
         def test_misspelt(robustness, lamps):
             robustness.audit(lamp_model.lamp, lamps, normm="l2")
+        @pytest.mark.robustness(budget=2000)
+        def test_misspelt_marker(robustness):
+            pass
         """
     )
     result = run(project, "--strict-markers")
-    result.assert_outcomes(passed=1, failed=1)
+    result.assert_outcomes(passed=1, failed=1, errors=1)
     assert "normm" in result.stdout.str()
+    assert "unknown keyword 'budget'; it takes queries, images" in result.stdout.str()
 
 
 def test_a_bad_ini_key_says_what_it_must_be(project: pytest.Pytester) -> None:
@@ -237,6 +255,93 @@ def test_a_session_without_robustness_tests_loads_nothing_heavy(pytester: pytest
         """
     )
     pytester.runpytest_subprocess("-p", "no:randomly", "-p", "no:hypothesispytest").assert_outcomes(passed=1)
+
+
+FLAT = np.ones((40, 5, 5, 1), np.uint8)  # each too dark by 3.5 pixels' worth of light: four pixels flip it
+
+
+def by_hand(tmp_path: Path, *, confidence: float = 0.95, **marked: object) -> Robustness:
+    """What the fixture gives, in a session with this confidence."""
+    session = SessionSettings(runs=tmp_path / "runs", baselines=tmp_path / "kept", confidence=confidence)
+    return Robustness(session, marked, lambda judged: False, lambda run, judged, interval: None)
+
+
+def flat_lamp(images: NDArray[np.float32]) -> NDArray[np.float32]:
+    light = images.reshape(len(images), -1).sum(axis=1)
+    return np.stack([np.full(len(images), 3.5, np.float32), light], axis=1)
+
+
+def test_every_quantity_is_judged_at_the_sessions_confidence(tmp_path: Path) -> None:
+    labels = np.array([0] * 36 + [1] * 4)  # the model is wrong about the last four
+    images = FLAT.copy()
+    images[:, 0, 0, 0] = np.arange(40)
+    ends = {}
+    for confidence in (0.95, 0.999):
+        estimate = by_hand(tmp_path, confidence=confidence).audit(flat_lamp, images, labels=labels, queries=40)
+        for quantity in (estimate.clean_accuracy, estimate.survives(pixels=3), estimate.median_pixels):
+            found = quantity.interval
+            assert f"{100 * confidence:g}% interval" in found.evidence[0]
+            ends.setdefault(quantity.name, []).append((found.low, found.high))
+    # Clopper-Pearson of 36 of 40 at 95 %, and of 36 of 36: the lower end is (alpha / 2)^(1/36).
+    assert ends["clean accuracy"][0] == pytest.approx((0.763, 0.972), abs=1e-3)
+    assert ends["share that survives 3 pixel(s)"] == [
+        (pytest.approx(0.025 ** (1 / 36)), 1.0),
+        (pytest.approx(0.0005 ** (1 / 36)), 1.0),
+    ]
+    for narrow, wide in ends.values():
+        assert wide[0] <= narrow[0]
+        assert wide[1] >= narrow[1]
+    assert ends["clean accuracy"][0] != ends["clean accuracy"][1]
+
+
+@pytest.mark.parametrize(
+    ("misuse", "words"),
+    [
+        (lambda e: e.survives(pixels=3) >= "0.5", "number, such as 3 or 0.6; got '0.5'"),
+        (lambda e: e.survives(pixels=3) >= None, "got None"),
+        (lambda e: e.survives(pixels="3") >= 0.5, "pixels must be a number"),
+        (lambda e: e.survives(pixels=3) <= 60, r"in \[0, 1\]; got 60. Write 0.6"),
+        (lambda e: e.median_pixels >= float("nan"), "got nan"),
+        (lambda e: e.median_pixels >= True, "got True"),
+    ],
+)
+def test_thresholds_that_make_no_claim_are_refused(
+    tmp_path: Path, misuse: Callable[[Estimate], object], words: str
+) -> None:
+    estimate = by_hand(tmp_path).audit(flat_lamp, FLAT[:10], labels=[0] * 10, queries=40)
+    with pytest.raises(InvalidSetting, match=words):
+        misuse(estimate)
+    assert not (tmp_path / "runs").exists()  # before anything was asked
+
+
+@pytest.mark.parametrize(
+    ("ask", "words"),
+    [
+        (lambda r: r.audit(flat_lamp, FLAT, labels=[0] * 40, images="20"), "images must be a whole number >= 1"),
+        (lambda r: r.certify("m.onnx", FLAT, labels=[0] * 40, norm="linff"), "norm must be one of l0.* got 'linff'"),
+        (lambda r: r.certify("m.onnx", FLAT, labels=[0] * 40, seconds=0), "seconds must be > 0"),
+        (lambda r: r.certify("m.onnx", FLAT, labels=[0] * 40).share_at(0.1) >= 40, r"in \[0, 1\]; got 40"),
+        (lambda r: r.certify("m.onnx", FLAT, labels=[0] * 40).share_at(-0.1), "radius must be >= 0"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused_by_name(
+    tmp_path: Path, ask: Callable[[Robustness], object], words: str
+) -> None:
+    with pytest.raises(InvalidSetting, match=words):
+        ask(by_hand(tmp_path))
+
+
+def test_a_baseline_with_an_image_that_got_worse_is_not_called_proven(tmp_path: Path) -> None:
+    told: list[Judged] = []
+    ours = Robustness(
+        SessionSettings(runs=tmp_path, baselines=tmp_path), {}, bool, lambda run, judged, interval: told.append(judged)
+    )
+    for worse, p_value in ((0, 1.0), (2, 0.25), (8, 0.004)):
+        found = Comparison(40, 40, 40, worse, 0, p_value, tuple(f"image {i}" for i in range(worse)))
+        with nullcontext() if worse < 8 else pytest.raises(BaselineFailure, match="8 got worse"):
+            ours._tell_baseline("signs", found)
+    assert [judged.answer for judged in told] == [Answer.PROVEN, Answer.INCONCLUSIVE, Answer.REFUTED]
+    assert not any("accept the change" in line for line in told[0].lines)
 
 
 def test_images_are_drawn_by_their_own_hash() -> None:

@@ -229,6 +229,6 @@ def planning_problem(share: float, images: int, *, confidence: float = CONFIDENC
     if images >= needed:
         return None
     return (
-        f"{images} images cannot show a survival of >= {share:g} at {confidence:.0%} confidence, even with none flipped: "
+        f"{images} images cannot show a survival of >= {share:g} at {100 * confidence:.6g}% confidence, even with none flipped: "
         f"{needed} images with none flipped could ({images_needed(share, confidence=confidence, two_sided=False)} for a one-sided bound)."
     )

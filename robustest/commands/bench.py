@@ -48,6 +48,7 @@ def bench(
         threads: of an ONNX model's own arithmetic where there is one process; all cores if not given.
         json_file: where to write the figures as JSON.
     """
+    from robustest.audit.files import storage, writing
     from robustest.bench import measure
     from robustest.classifiers.onnx_file import OnnxClassifier
     from robustest.errors import InvalidSetting
@@ -56,6 +57,9 @@ def bench(
     if turns < 1 or number < 1 or (workers is not None and workers < 1):
         raise InvalidSetting(f"--turns, --images and --workers must be >= 1; got {turns}, {number} and {workers}.")
     settings = AttackSettings(queries=queries, seed=seed)
+    if json_file is not None:
+        with storage(json_file.parent):  # before anything is measured
+            json_file.parent.mkdir(parents=True, exist_ok=True)
     classifier = spec.load(model, device=device, threads=threads)
     if workers is None:
         workers = len(os.sched_getaffinity(0)) if isinstance(classifier, OnnxClassifier) and threads is None else 1
@@ -82,7 +86,8 @@ def bench(
     for name, share in speed.shares.items():
         print(f"    {name:12} {share:12.1%}")
     if json_file is not None:
-        json_file.write_text(json.dumps(speed.as_json(), indent=2) + "\n")
+        with storage(json_file.parent), writing(json_file) as handle:
+            handle.write((json.dumps(speed.as_json(), indent=2) + "\n").encode())
     return 0
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 from cyclopts import Parameter
 
 from robustest.commands.audit_flags import AS_FOUND, ModelFlags
+from robustest.commands.certify_rows import Rows
 from robustest.commands.shared import read_images
 
 if TYPE_CHECKING:
@@ -32,6 +33,8 @@ def certify(
 
     The lower end is a proof about the network as executed in float32, or None; the upper end is an image that was
     scored again, or None. Images that the model gets wrong are listed and have no bracket. Needs the extra `bounds`.
+
+    With -o DIR, the same command goes on where an interrupted one was.
 
     Example: robustest certify signs.onnx validation.npz --norms linf,l2 --seconds 10 --images 20
 
@@ -69,31 +72,45 @@ def certify(
     bytes_given = sample.images.dtype == np.uint8
     predicted = classes_of(classifier(unit), classifier.info.output)
     checker = checker_of(classifier, image_shape=shape)
+    if out is not None:
+        with storage(out):  # before anything is proved: hours of it are not to end at a folder that cannot be written
+            out.mkdir(parents=True, exist_ok=True)
+    rows = Rows(None if out is None else out / "rows", classifier.info, chosen, seconds)
     print(f"{classifier.info.source}: distance to the nearest misclassified image, [proven lower, re-scored upper]")
     entries = []
     for place, (image, label) in enumerate(zip(unit, sample.labels.tolist(), strict=True)):
-        name = sample.names[place]
-        entry: dict[str, Any] = {"name": name, "sha256": sample.digests[place], "label": label}
+        name, digest = sample.names[place], sample.digests[place]
+        known = rows.load(place, digest, label)
+        if known is not None:
+            entries.append({**known[0], "name": name})
+            print("\n".join(known[1]))
+            continue
+        lines: list[str] = []
+        files: list[str] = []
+        entry: dict[str, Any] = {"name": name, "sha256": digest, "label": label}
         if predicted[place] != label:
             entry["excluded"] = f"the classifier answers {int(predicted[place])}"
-            print(f"{name:24} wrong from the start: class {label}, answered {int(predicted[place])}")
+            lines.append(f"{name:24} wrong from the start: class {label}, answered {int(predicted[place])}")
         else:
             brackets = checker.bracket(image, label, norms=cast("list[Norm]", chosen), seconds=seconds)
             entry["brackets"] = {norm: bracket.to_json() for norm, bracket in brackets.items()}
             for norm, bracket in brackets.items():
-                print(f"{name:24} {norm:8} {_words(bracket, bytes_given and norm == 'linf')}")
+                lines.append(f"{name:24} {norm:8} {_words(bracket, bytes_given and norm == 'linf')}")
                 if out is not None and bracket.lower is not None and bracket.lower.certificate is not None:
                     path = out / "certificates" / f"{place:06d}-{norm}.json"
                     with storage(out):
                         path.parent.mkdir(parents=True, exist_ok=True)
                         with writing(path) as handle:
                             handle.write((json.dumps(bracket.lower.certificate) + "\n").encode())
+                    files.append(str(path.relative_to(out)))
                     written = bracket.lower.certificate["claim"].get("radius", bracket.lower.value)
                     if written < bracket.lower.value:
-                        print(
+                        lines.append(
                             f"{name:24} {norm:8} {path.name} proves {written:.6g}: beyond that the proof was made by "
                             "cuts, by branching, or by slopes that there was no time to write down"
                         )
+        print("\n".join(lines), flush=True)
+        rows.save(place, digest, label, entry, lines, files)
         entries.append(entry)
     if out is not None:
         content = {

@@ -10,7 +10,10 @@ import operator
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
+from numbers import Real
 from typing import NoReturn
+
+from robustest.errors import InvalidSetting
 
 _COMPARISONS: dict[str, Callable[[float, float], bool]] = {
     ">=": operator.ge,
@@ -18,6 +21,16 @@ _COMPARISONS: dict[str, Callable[[float, float], bool]] = {
     "<=": operator.le,
     "<": operator.lt,
 }
+
+
+def check_number(name: str, value: object) -> None:
+    """Check that a value of a test is a number, and none that every comparison is false with.
+
+    Raises:
+        InvalidSetting: it is not.
+    """
+    if isinstance(value, bool) or not isinstance(value, Real) or value != value:
+        raise InvalidSetting(f"{name} must be a number, such as 3 or 0.6; got {value!r}.")
 
 
 class Answer(Enum):
@@ -42,7 +55,7 @@ class Interval:
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """A claim with its answer; true only if proven.
+    """A claim with its answer; true only if proven. So `not` makes no claim: write `< 0.9` in place of `not ... >= 0.9`.
 
     claim: in words, such as `survives 3 pixels >= 0.6`. lines: the evidence, for a message.
     on_inconclusive: called where an inconclusive claim is used as a truth value; says whether it may pass.
@@ -82,14 +95,15 @@ class Judged:
 class Quantity:
     """A number that is known as an interval only, measured when it is first compared.
 
-    name: what it is, in words. measure: gives the interval; called with the threshold asked about, after `plan`.
-    plan: raises an error for a threshold that no outcome could show, before anything is measured.
+    name: what it is, in words. measure: gives the interval, after `plan`.
+    plan: given the comparison (`>=`, ...) and the threshold, raises an error where these make no claim or one that no
+    outcome could show, before anything is measured.
     told: is given every judgement, for the summary.
     """
 
     name: str
     measure: Callable[[], Interval]
-    plan: Callable[[float], None]
+    plan: Callable[[str, float], None]
     told: Callable[[Judged, Interval], None]
     on_inconclusive: Callable[[Judged], bool]
 
@@ -123,8 +137,8 @@ class Quantity:
         return self.measure()
 
     def _judge(self, sign: str, threshold: float) -> Judged:
-        if sign in (">=", ">"):
-            self.plan(threshold)
+        check_number(f"what {self.name} is compared with", threshold)
+        self.plan(sign, threshold)
         found = self.measure()
         ends = [_COMPARISONS[sign](end, threshold) for end in (found.low, found.high)]
         answer = Answer.PROVEN if all(ends) else Answer.REFUTED if not any(ends) else Answer.INCONCLUSIVE

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import NoReturn
 
-from robustest.audit.statistics import clopper_pearson, planning_problem
+from robustest.audit.statistics import clopper_pearson, median_of, planning_problem, share_of
 from robustest.audit.summary import AuditSummary
 from robustest.errors import InvalidSetting
-from robustest.testing.answers import Interval, Judged, Quantity
+from robustest.testing.answers import Interval, Judged, Quantity, check_number
 
 Told = Callable[[str, Judged, Interval], None]
 
@@ -40,6 +41,7 @@ class Estimate:
 
         In a norm other than l0, `pixels` is a distance in that norm.
         """
+        check_number("pixels", pixels)
         if pixels < 0:
             raise InvalidSetting(f"pixels must be >= 0; got {pixels}.")
 
@@ -49,7 +51,7 @@ class Estimate:
                 return Interval(0.0, 1.0, ("nothing was tested: the classifier is wrong about every image",))
             counted = (
                 f"{point.survived} of {point.of} images survive {pixels:g} pixel(s) of this attack at "
-                f"{self.summary.settings.queries} queries: {self.confidence:.0%} interval [{point.low:.3f}, {point.high:.3f}]"
+                f"{self.summary.settings.queries} queries: {_percent(self.confidence)} interval [{point.low:.3f}, {point.high:.3f}]"
             )
             return Interval(point.low, point.high, (counted, *self._where()))
 
@@ -60,14 +62,17 @@ class Estimate:
         """Pixels by which half of the images are flipped, survivors counted as needing more than any."""
 
         def measure() -> Interval:
-            median = self.summary.median
+            counts = self.summary.counts
+            median = median_of(self.summary.distances, counts.tested, counts.unknown, confidence=self.confidence)
             low = math.inf if median.low is None else median.low
             high = math.inf if median.high is None else median.high
             value = "more than was found" if median.value is None else f"{median.value:g}"
-            counted = f"median over {self.summary.counts.tested} images: {value}, 95 % interval [{low:g}, {high:g}]"
+            counted = (
+                f"median over {counts.tested} images: {value}, {_percent(self.confidence)} interval [{low:g}, {high:g}]"
+            )
             return Interval(low, high, (counted, *self._where()))
 
-        return self._quantity("median pixels to flip", measure, lambda threshold: None)
+        return self._quantity("median pixels to flip", measure, lambda sign, threshold: None)
 
     @property
     def clean_accuracy(self) -> Quantity:
@@ -75,16 +80,19 @@ class Estimate:
 
         def measure() -> Interval:
             share = self.summary.clean_accuracy
-            counted = f"{share.count} of {share.of} images right: 95 % interval [{share.low:.3f}, {share.high:.3f}]"
+            share = share_of(share.count, share.of, confidence=self.confidence)
+            counted = f"{share.count} of {share.of} images right: {_percent(self.confidence)} interval [{share.low:.3f}, {share.high:.3f}]"
             return Interval(share.low, share.high, (counted,))
 
         return self._quantity("clean accuracy", measure, self._plan_share)
 
-    def _plan_share(self, threshold: float) -> None:
-        if not 0 <= threshold <= 1:
-            raise InvalidSetting(f"a share is compared with a number in [0, 1]; got {threshold:g}.")
-        if 0 < threshold < 1 and (problem := planning_problem(threshold, self.images, confidence=self.confidence)):
-            raise InvalidSetting(problem)
+    def _plan_share(self, sign: str, threshold: float) -> None:
+        _plan_share(sign, threshold, self.images, self.confidence)
+
+    def __bool__(self) -> NoReturn:
+        raise TypeError(
+            "an audit alone is neither true nor false; compare a quantity of it, as in .survives(pixels=3) >= 0.6."
+        )
 
     def _where(self) -> tuple[str, ...]:
         """The worst image and the command to see it."""
@@ -101,7 +109,7 @@ class Estimate:
             lines.append(f"see it: robustest report {self.summary.folder}")
         return tuple(lines)
 
-    def _quantity(self, name: str, measure: Callable[[], Interval], plan: Callable[[float], None]) -> Quantity:
+    def _quantity(self, name: str, measure: Callable[[], Interval], plan: Callable[[str, float], None]) -> Quantity:
         return Quantity(
             name=name,
             measure=measure,
@@ -139,18 +147,43 @@ class Certified:
             low, high = clopper_pearson(proven, len(self._found), confidence=self.confidence)
             counted = (
                 f"{proven} of {len(self._found)} images certified at {self.norm} {radius:g}: "
-                f"{self.confidence:.0%} interval [{low:.3f}, {high:.3f}]"
+                f"{_percent(self.confidence)} interval [{low:.3f}, {high:.3f}]"
             )
             return Interval(low, high, (counted,))
 
-        def plan(threshold: float) -> None:
-            if 0 < threshold < 1 and (problem := planning_problem(threshold, self.images, confidence=self.confidence)):
-                raise InvalidSetting(problem)
+        check_number("radius", radius)
+        if radius < 0:
+            raise InvalidSetting(f"radius must be >= 0; got {radius}.")
 
         return Quantity(
             name=f"share certified at {self.norm} {radius:g}",
             measure=measure,
-            plan=plan,
+            plan=lambda sign, threshold: _plan_share(sign, threshold, self.images, self.confidence),
             told=lambda judged, interval: self.told("", judged, interval),
             on_inconclusive=self.on_inconclusive,
         )
+
+    def __bool__(self) -> NoReturn:
+        raise TypeError(
+            "proofs alone are neither true nor false; compare a share of them, as in .share_at(0.1) >= 0.9."
+        )
+
+
+def _plan_share(sign: str, threshold: float, images: int, confidence: float) -> None:
+    """Check that a share may be compared with a threshold, and that so many images could show it.
+
+    Raises:
+        InvalidSetting: it is no share, or they could not.
+    """
+    if not 0 <= threshold <= 1:
+        raise InvalidSetting(f"a share is compared with a number in [0, 1]; got {threshold:g}. Write 0.6 for 60 %.")
+    if (
+        sign in (">=", ">")
+        and 0 < threshold < 1
+        and (problem := planning_problem(threshold, images, confidence=confidence))
+    ):
+        raise InvalidSetting(problem)
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.6g}%"

@@ -21,7 +21,7 @@ from robustest.classifiers.spec import InputSpec
 from robustest.errors import InvalidSetting
 from robustest.images import ImageSet, as_unit, check_images, check_labels, load_images
 from robustest.settings import AttackSettings
-from robustest.testing.answers import Answer, Interval, Judged
+from robustest.testing.answers import Answer, Interval, Judged, check_number
 from robustest.testing.baselines import (
     Comparison,
     as_baseline,
@@ -32,6 +32,9 @@ from robustest.testing.baselines import (
 )
 from robustest.testing.estimates import Certified, Estimate
 
+_SETTINGS = "attack", "norm", "values", "tau", "guide", "target"  # further fields of AttackSettings
+_OWN = "queries", "images", "seed"
+_NORMS = "l0", "l0_dims", "l1", "l2", "linf"
 _ASKED = 16  # images whose scores tell models of one name apart
 
 
@@ -74,6 +77,11 @@ class Robustness:
         on_inconclusive: Callable[[Judged], bool],
         told: Callable[[str, Judged, Interval], None],
     ) -> None:
+        unknown = sorted(set(defaults) - {*_SETTINGS, *_OWN})
+        if unknown:
+            raise InvalidSetting(
+                f"the marker robustness has an unknown keyword {unknown[0]!r}; it takes {', '.join((*_OWN, *_SETTINGS))}."
+            )
         self._session, self._defaults = session, defaults
         self._on_inconclusive, self._told = on_inconclusive, told
 
@@ -129,6 +137,11 @@ class Robustness:
         Args:
             norm: of the distance. seconds: for each image. The rest is as in `audit`.
         """
+        if norm not in _NORMS:
+            raise InvalidSetting(f"norm must be one of {', '.join(_NORMS)}; got {norm!r}.")
+        check_number("seconds", seconds)
+        if seconds <= 0:
+            raise InvalidSetting(f"seconds must be > 0; got {seconds}.")
         chosen = seed if seed is not None else int(self._defaults.get("seed", 0))
         sample = draw(images_of(data, labels), images if images is not None else self._defaults.get("images"), chosen)
 
@@ -195,23 +208,21 @@ class Robustness:
             f"stored adversarial images that still flip: {found.still} of {found.replayed}",
             f"of {found.images} images {found.worse} got worse and {found.better} better (sign test p = {found.p_value:.3g})",
             *(f"worse: {text}" for text in found.examples),
-            "accept the change with: pytest --robustest-baseline=update",
+            *(["accept the change with: pytest --robustest-baseline=update"] if found.worse or found.better else []),
         )
         failed = worse_than_chance or (self._session.strict and found.worse > 0)
-        answer = Answer.REFUTED if failed else Answer.PROVEN
+        # Images that got worse no more often than chance explains are not shown to be no worse; that alone does not fail.
+        answer = Answer.REFUTED if failed else Answer.INCONCLUSIVE if found.worse else Answer.PROVEN
         judged = Judged(answer, f"baseline {name}: no worse than before", lines, self._on_inconclusive)
         self._told("", judged, Interval(found.p_value, found.p_value, lines))
         if failed:
             raise BaselineFailure("\n".join(judged.message()))
 
     def _settings(self, queries: int | None, seed: int | None, more: dict[str, Any]) -> AttackSettings:
-        known = {"attack", "norm", "values", "tau", "guide", "target"}
-        given = {key: value for key, value in self._defaults.items() if key in known} | more
-        unknown = sorted(set(given) - known)
+        given = {key: value for key, value in self._defaults.items() if key in _SETTINGS} | more
+        unknown = sorted(set(given) - set(_SETTINGS))
         if unknown:
-            raise InvalidSetting(
-                f"unknown setting {unknown[0]!r}; the settings are {', '.join(sorted(known))}, queries, images, seed."
-            )
+            raise InvalidSetting(f"unknown setting {unknown[0]!r}; the settings are {', '.join((*_OWN, *_SETTINGS))}.")
         budget = queries if queries is not None else int(self._defaults.get("queries", 1000))
         chosen = AttackSettings(
             queries=budget, seed=seed if seed is not None else int(self._defaults.get("seed", 0)), **given
@@ -259,8 +270,8 @@ def images_of(data: Any, labels: Any) -> ImageSet:
 
 def draw(images: ImageSet, count: int | None, seed: int) -> ImageSet:
     """`count` images in the order of a hash of seed and image: the same ones whatever else the set holds."""
-    if count is not None and count < 1:
-        raise InvalidSetting(f"images must be >= 1; got {count}.")
+    if count is not None and (not isinstance(count, int) or count < 1):
+        raise InvalidSetting(f"images must be a whole number >= 1, or left out for all; got {count!r}.")
     if count is None or count >= len(images):
         return images
     order = sorted(

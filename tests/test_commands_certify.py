@@ -1,0 +1,58 @@
+"""`robustest certify`: what it writes, and that nothing of it is lost when it is stopped."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from robustest.bounds.checker import Checker
+from robustest.cli import run
+from robustest.demo import IMAGES, MODELS
+
+WORDS = ["certify", str(MODELS["plain"]), str(IMAGES), "--norms", "linf", "--images", "3", "--seconds", "0.2", "-o"]
+
+
+def test_certify_that_was_stopped_goes_on_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "proofs"
+    bracket = Checker.bracket
+    asked: list[int] = []
+
+    def stopped(self: Checker, *given: Any, **more: Any) -> Any:
+        asked.append(1)
+        if len(asked) == 3:
+            raise KeyboardInterrupt
+        return bracket(self, *given, **more)
+
+    monkeypatch.setattr(Checker, "bracket", stopped)
+    assert run([*WORDS, str(out)]) == 130
+    before = capsys.readouterr()
+    assert "again to go on from here" in before.err
+    kept = sorted((out / "certificates").iterdir())
+    assert len(kept) == 2
+    assert not (out / "certify.json").exists()
+    kept[1].unlink()  # and that image is proved again
+    assert run([*WORDS, str(out)]) == 0
+    assert len(asked) == 5
+    after = capsys.readouterr().out.splitlines()
+    assert after[1] == before.out.splitlines()[1]
+    content = json.loads((out / "certify.json").read_text())
+    assert [len(entry["brackets"]) for entry in content["images"]] == [1, 1, 1]
+    assert run([*WORDS, str(out)]) == 0
+    assert len(asked) == 5
+    other = [word if word != "0.2" else "0.3" for word in WORDS]
+    assert run([*other, str(out)]) == 0
+    assert len(asked) == 8
+
+
+def test_a_folder_that_cannot_be_made_is_said_before_anything_is_proved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Checker, "bracket", lambda *_, **__: pytest.fail("asked"))
+    (tmp_path / "file").write_text("")
+    assert run([*WORDS, str(tmp_path / "file" / "proofs")]) == 4
+    assert "cannot be used: Not a directory" in capsys.readouterr().err
