@@ -80,7 +80,8 @@ def heed(
         noise, seen, floor: see `search_kernels.learn`. tiring: turns in a row that change nothing, after which it is over.
 
     Returns:
-        (G,) `NEXT`: `TIED` where a state flips, so that others may be too large from now on; `OVER` where it was given up.
+        (G,) `NEXT`: `TIED` where a state flips that is smaller than the best, so that others may be too large from now on;
+        `OVER` where it was given up.
     """
     told = np.empty(len(games), np.int64)
     for game in range(len(games)):
@@ -107,6 +108,8 @@ def heed(
             addresses.ints_at(desk[desks.CLASSES], rivals),
             rows,
         )
+        if desk[desks.FLIP] >= 0 and offsets[desk[desks.FLIP] + 1] - offsets[desk[desks.FLIP]] >= desk[desks.BEST]:
+            desk[desks.FLIP] = -1
         desk[desks.COUNT] += new
         desk[desks.LEFT] -= max(new, (found + 3) // 4)
         numbers = addresses.doubles_at(desk[desks.NUMBERS], 1)

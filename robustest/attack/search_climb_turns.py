@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Generator, Sequence
 from typing import Protocol
 
@@ -54,6 +55,7 @@ def turns(
         if climbing is None:
             climbing = ClimbTurns(player, margin, limit, tiring)
         climbing.desk[desks.LIMIT] = limit
+        climbing.desk[desks.BEST] = sys.maxsize if player.best is None else len(player.best)
         climbing.take_up(stop)
         yield climbing
         climbing.hand_back()

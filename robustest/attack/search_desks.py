@@ -33,9 +33,10 @@ MARKS, ENERGY, EXPECTED, PHASE, FACTOR, MARGINS, PHASES, FLATS, FLAT, SEEKING, T
 # Of states that grow: the offsets' address, 0 where all states have as many edits; the state's size, and what it stays
 # below; how many states add one edit.
 BOUNDS, HEIGHT, LIMIT, ONES = range(72, 76)
-# Edits of each state asked about, where all have as many; what is asked; of how many edits the one to be left out is drawn.
-EACH, MODE, AMONG = range(76, 79)
-FIELDS = 79
+# Edits of each state asked about, where all have as many; what is asked; of how many edits the one to be left out is drawn;
+# edits of the best state, more than any has where there is none.
+EACH, MODE, AMONG, BEST = range(76, 80)
+FIELDS = 80
 
 # `NEXT`: to go on; room in the table or an order is needed first; effects are to be measured; it is over; a smaller state flips.
 SWAP, CROWDED, TIED, MEASURE, OVER, FLIPPED = range(6)
