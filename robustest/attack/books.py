@@ -31,20 +31,21 @@ class Books:
     budget: queries allowed, the clean image's included. queries: sent. remembered: states answered from memory.
     stale: questions in a row that were. reserve: queries left below which the best image must be checked, 0 for never.
     label, target: class to be left, and to be reached or -1. counts: (7, S) all of these, in this order.
-    lowest: of the margins. seconds: of the search. spent: seconds of all images that ever were in play.
+    lowest: of the margins. nearest: distance of the best image where that is its number of edits, inf where it is not, or there is none.
+    seconds: of the search. spent: seconds of all images that ever were in play.
     """
 
     def __init__(self, slots: int) -> None:
         self.counts: Ints = np.zeros((7, slots), np.int64)  # in the order of `kernels.BUDGET` to `TARGET`
         self.budget, self.queries, self.remembered, self.stale, self.reserve, self.label, self.target = self.counts
-        self.lowest, self.seconds = np.full(slots, np.inf), np.zeros(slots)
+        self.lowest, self.nearest, self.seconds = np.full(slots, np.inf), np.full(slots, np.inf), np.zeros(slots)
         self.spent = 0.0
 
     def clear(self, slot: int) -> None:
         """Begin anew with one image."""
         for counts in (self.queries, self.remembered, self.stale, self.reserve, self.seconds):
             counts[slot] = 0
-        self.lowest[slot] = np.inf
+        self.lowest[slot] = self.nearest[slot] = np.inf
 
     def left(self, slots: Ints) -> Ints:
         """(G,) queries not yet spent."""

@@ -25,7 +25,7 @@ from robustest.classifiers.batching import Batch
 from robustest.classifiers.classifier import Classifier
 from robustest.results import AttackResult, Edits, Scores, Verdict
 
-_MOST_GAMES = 32  # in a group: joining their questions costs hardly more than one game's own
+_MOST_GAMES = 64  # in a group: joining their questions costs hardly more than one game's own
 _CHEAP_BYTES, _GAMES_BYTES = 64 << 20, 2 << 30  # spent on a group's games anyway; on all games that fill the batches
 _PIXEL_BYTES = 600  # that one game keeps of a pixel
 

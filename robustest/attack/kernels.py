@@ -220,6 +220,19 @@ def scattered(
 
 
 @compiled
+def flipping(margins: Margins, bounds: Ints, offsets: Ints, slots: Ints, nearest: Doubles) -> Ints:
+    """Which of several images (G,) flip with fewer edits than ever; bounds: where their margins and edits are."""
+    numbers, found = np.empty(len(slots), np.int64), 0
+    for number in range(len(slots)):
+        for row in range(bounds[number], bounds[number + 1]):
+            if margins[row] < 0 and offsets[row + 1] - offsets[row] < nearest[slots[number]]:
+                numbers[found] = number
+                found += 1
+                break
+    return numbers[:found]
+
+
+@compiled
 def recall(counts: Ints, slots: Ints, asked: Ints, unknown: Ints) -> None:
     """`Books.recall`."""
     for number in range(len(slots)):

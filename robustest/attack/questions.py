@@ -145,7 +145,7 @@ def answer(
     else:
         sent_keys, heard = _scattered(asked, asked.places, margins, heard)
     lowest = memories.add(asked.slots, bounds, sent_keys, margins)
-    for number in np.flatnonzero(lowest < 0).tolist():
+    for number in _flipping(asked, bounds, margins, lowest, books).tolist():
         first = int(bounds[number])
         games[number].improve(asked.sent, first, margins[first : bounds[number + 1]])
     books.hear(asked.slots, asked.counts, lowest)
@@ -191,12 +191,20 @@ def _scattered(
     return asked.keys[places], heard
 
 
+def _flipping(asked: Asked, bounds: Ints, margins: Margins, lowest: Margins, books: Books) -> Ints:
+    """Games that flip; with compiled code less those whose best is nearer."""
+    if fast():
+        return kernels.flipping(margins, bounds, asked.sent.offsets, asked.slots, books.nearest)
+    return np.flatnonzero(lowest < 0)
+
+
 def _margins(asked: Asked, scores: Scores, output: Output, books: Books) -> tuple[Margins, NDArray[np.float64] | None]:
     """Of the images sent: margins, and scores that can be compared; None where there are none, or only labels."""
     if not len(scores):
         return np.zeros(0), None
     heard = None if output == "label" else comparable(scores, output)
-    if fast() and heard is not None:
+    starting = any(game.search is None for game in asked.others)  # if there are such classes is checked then
+    if fast() and heard is not None and not starting:
         return kernels.margins_of(heard, asked.counts, asked.slots, books.counts), heard
     labels, targets = books.label[asked.slots], books.target[asked.slots]
     return margins_of(scores, np.repeat(labels, asked.counts), np.repeat(targets, asked.counts), output), heard

@@ -109,6 +109,8 @@ class Record:
             if distance < self.best_distance:
                 self.best_distance, self.best = distance, edits.one(start + index)
                 self.curve.append((self.queries + index + 1, distance))
+        if self.norm == "l0":
+            self.memory.books.nearest[self.memory.slot] = self.best_distance
 
     def unchecked(self) -> int:
         """How many of the best image's neighbours with one pixel put back were never scored."""

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import math
 from copy import copy
-from operator import is_
 from typing import Any
 
 import numpy as np
@@ -115,17 +114,17 @@ class Beliefs:
         return other
 
     def places(self) -> tuple[tuple[NDArray[Any], ...], Ints]:
-        """These arrays in the order of `search_desks`, from `WORDS` to `STEPS`, and where they lie."""
+        """These arrays in the order of `search_desks`, from `WORDS` to `STEPS`, and where they lie; looked up where one is another."""
+        if self._places is not None:
+            return self._places
         assert self.words is not None
         grid, palette = self.grid, self.palette
         beliefs = (self.mean, self.deviation, self.size, self._norm, self._gray, self.tally, self._told, self._heard)
         image = (self._region, self.allowed, palette.colours, palette.base)
         around = (self.pixel_of_cell, grid.offsets, grid.near, grid.around, grid.steps)
         arrays = (*self.words, self.pool, *beliefs, *image, *around)
-        known = self._places
-        if known is None or not all(map(is_, known[0], arrays)):
-            known = self._places = arrays, search_desks.beliefs_at(*arrays)
-        return known
+        self._places = arrays, search_desks.beliefs_at(*arrays)
+        return self._places
 
     def sizes(self) -> Ints:
         """Their sizes, in the order of `search_desks`, from `POOLED` to `STRIDES`."""
@@ -256,7 +255,7 @@ class Beliefs:
     def tuning(self) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.uint8], Floats]:
         """What `tune` changes besides `deviation` and `size`, of which there is a copy of its own from here on."""
         self.size = self.size.copy()
-        self._factor = self._factor.copy()
+        self._factor, self._places = self._factor.copy(), None
         return self._energy, self._expected, self.grid.phase, self._factor
 
     def tune(self, cells: Ints, colours: Ints, drops: NDArray[np.float64]) -> None:
@@ -280,7 +279,7 @@ class Beliefs:
                 self.size,
                 size,
             )
-            self._factor, self.size = factor, size
+            self._factor, self.size, self._places = factor, size, None
             return
         phases = self.grid.phase[cells]
         size = np.square(self.size[colours, cells] / self._factor[phases])
@@ -293,7 +292,7 @@ class Beliefs:
         change = (factor / self._factor)[self.grid.phase]
         self.deviation *= change
         self.size = self.size * change
-        self._factor = factor
+        self._factor, self._places = factor, None
 
     def forget(self, share: float) -> None:
         """Let deviations grow back towards their prior, because the state around has changed."""

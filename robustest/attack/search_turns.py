@@ -166,10 +166,10 @@ class Desk:
 
     def hand_back(self) -> None:
         """Tell the player what was asked and what came of it."""
-        player, desk = self.player, self.desk
-        self.count_asked()
-        player.left = int(desk[desks.LEFT])
-        flip = int(desk[desks.FLIP])
+        player = self.player
+        count, player.left = self.desk[desks.COUNT : desks.STOP].tolist()
+        player.asked.grew(count - len(player.asked))
+        flip = int(self.desk[desks.FLIP])
         if flip >= 0:
             found = self.found_at(flip)
             if player.best is None or len(found) < len(player.best):

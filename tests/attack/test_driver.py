@@ -349,7 +349,7 @@ def test_as_many_games_are_played_as_fill_a_batch_and_have_room() -> None:
     assert (
         usual_games(Batch(128, pad=True), (224, 224, 3), beside=False) == 24
     )  # one group, and one half as large again
-    assert usual_games(Batch(2), (28, 28, 1)) == 64  # small ones are played together whatever the batch
+    assert usual_games(Batch(2), (28, 28, 1)) == 128  # small ones are played together whatever the batch
     assert usual_games(Batch(2), (224, 224, 3)) == 4  # large ones only as far as they cost little memory
     assert usual_games(Batch(256), (2000, 2000, 3)) == 2
 

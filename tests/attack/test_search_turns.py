@@ -24,13 +24,14 @@ from robustest.attack import (
     search_turn_kernels,
 )
 from robustest.attack import questions as questions_of_a_group
-from robustest.attack.find import iter_adversarials
+from robustest.attack.find import find_adversarials, iter_adversarials
 from robustest.attack.questions import Asked
 from robustest.attack.search import game_search
 from robustest.attack.search_turns import SwapTurns
 from robustest.attack.task import Search, Task
 from robustest.classifiers import InputSpec, load_classifier
 from robustest.classifiers.classifier import classes_of
+from robustest.errors import InvalidImage
 from robustest.settings import AttackSettings
 
 pytestmark = [
@@ -116,6 +117,13 @@ def test_every_question_is_the_same(
     assert len(aims) > 20  # it was these turns that asked
     assert {aim >= 0 for aim in aims} == {False, True}  # for the nearest class, and for a rival
     assert {mode for mode, _ in turns} == set(range(4))  # swaps, and effects measured for each of three reasons
+
+
+def test_with_compiled_code_too_a_label_beyond_the_classes_is_refused() -> None:
+    compiled.use(True)
+    images = np.zeros((2, 8, 8, 1), np.uint8)
+    with pytest.raises(InvalidImage, match="must be below 5, the number of scores"):
+        find_adversarials(network((8, 8, 1), 5), images, [0, 5], queries=20)
 
 
 def test_of_labels_alone_every_question_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -250,6 +258,7 @@ def test_arrays_may_be_others_after_turns_of_another_kind(monkeypatch: pytest.Mo
             before = getattr(beliefs, name)
             setattr(beliefs, name, before.copy())
             before[...] = 1  # whoever still looks here is misled
+        beliefs._places = None
         asked._grow(2 * len(asked) + 1000)
         moved.append(len(asked))
         take_up(turns, stop)
