@@ -108,7 +108,10 @@ class _Play:
         if building and self.large:
             self.built = yield from grow(self, tallest=self.tuning.tallest)
         elif building and not (early or self.label_only or by_parts):
-            yield from self._climb()
+            if self.best is not None and len(self.best) > self.tuning.thin:  # far from small: several edits at a time
+                yield from grow(self, tallest=self.tuning.tallest)
+            else:
+                yield from self._climb()
         if self.large and (self.best is None or len(self.best) > len(self.dots) + len(self.built)):
             yield from settle(self, self.dots, self.built, until=self.left / 4)
         yield from self._force()

@@ -1,8 +1,8 @@
-"""What helps is done together: how a large image's state of some ten edits or more is built, and becomes smaller.
+"""What helps is done together: how a state of some ten edits or more is built, and in a large image becomes smaller.
 
 One edit or swap at a time takes a question for every step. Where several edits of one question lower the margin by
-themselves, most often they lower it together, too: a few further states tell. Small images do not need it: their states
-have few edits, whose effects interfere.
+themselves, most often they lower it together, too: a few further states tell. In small images that is so where nothing small
+flips at first; else their states have few edits, whose effects interfere.
 
 Knows nothing of classifiers or budgets.
 """

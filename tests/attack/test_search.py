@@ -57,6 +57,18 @@ def test_a_linear_classifier_is_flipped_with_the_largest_gains(channels: int, gu
     assert result.minimal
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_where_only_many_pixels_flip_several_are_added_at_a_time(seed: int) -> None:
+    """Forty are needed of pixels that hardly differ. One a question, of sixteen states each, would take 640 queries to build."""
+    weights = -1 - np.random.default_rng(seed).random((28, 28)) / 4
+    gains = np.sort(-weights.reshape(-1))[::-1]
+    offset = float(gains[:39].sum() + gains[39] / 2)
+    image = np.zeros((1, 28, 28, 1), np.uint8)
+    assert fewest_of_linear(weights, image[0], offset) == 40
+    (result,) = attack(linear(weights, offset), image, queries=1000, seed=seed)
+    assert [size for queries, size in result.curve if queries <= 500][-1] <= 43
+
+
 def test_a_pair_that_no_single_pixel_announces_is_found_on_a_small_board() -> None:
     """The class changes only where two given pixels are bright together: 3 x 3 pixels, every set of two can be tried."""
 
