@@ -22,7 +22,7 @@ from robustest.attack import search_single_turns as screening
 from robustest.attack import search_turns as swapping
 from robustest.attack.search_asked import Asked
 from robustest.attack.search_beliefs import Beliefs
-from robustest.attack.search_blocks import floods, settle, spreads, thin
+from robustest.attack.search_blocks import settle, spread, thin
 from robustest.attack.search_guide import LARGE, features_of, regions_of, reweighted
 from robustest.attack.search_joint import grow, trim
 from robustest.attack.search_moves import Ahead, climbing_moves, fresh_swaps
@@ -70,6 +70,9 @@ class _Play:
         self.large = far and not self.label_only
         self.boldness = tuning.caution if self.large else tuning.optimism
         self.queries, self.left = task.queries, task.queries
+        # The more queries, the larger a set can be that is built with care.
+        widest = min(task.queries // tuning.building, tuning.prefix) if self.large else 0
+        self.tallest = max(widest, tuning.tallest)
         self.alone = np.zeros(self.beliefs.mean.shape, bool)  # edits whose effect on the clean image is known
         self.flats = 0  # of these, those that changed nothing
         self.best: State | None = None
@@ -89,7 +92,7 @@ class _Play:
         if not self.beliefs.allowed.any():
             return
         if self.large and self.left > 0:
-            yield from self._spread()
+            self.dots = yield from spread(self)
         for spent in [self.queries] if self.large else stages(self.queries):
             self.until = self.queries - spent
             yield from self._stage(spent)
@@ -106,7 +109,9 @@ class _Play:
         by_parts = self.large or self._stepped()
         building = self.best is None or len(self.best) > self.tuning.direct
         if building and self.large:
-            self.built = yield from grow(self, tallest=self.tuning.tallest)
+            before = self.best
+            self.built = yield from grow(self, tallest=self.tallest)
+            by_parts = self.best is before or self._far()  # what was built with care needs all of its parts
         elif building and not (early or self.label_only or by_parts):
             if self.best is not None and len(self.best) > self.tuning.thin:  # far from small: several edits at a time
                 yield from grow(self, tallest=self.tuning.tallest)
@@ -116,10 +121,12 @@ class _Play:
             yield from settle(self, self.dots, self.built, until=self.left / 4)
         yield from self._force()
         if (by_parts or self._far()) and not (early or self.label_only):
-            yield from thin(self, least=self.tuning.thin, until=self.until)
-        yield from self._shrink(max(self.until, self.left - self.tuning.haste) if early else self.until)
+            yield from thin(self, least=self.tuning.thin)
+        if by_parts or self._small() or not self.large:
+            yield from self._shrink(max(self.until, self.left - self.tuning.haste) if early else self.until)
         if self.large and not self._far():
-            yield from self._screen(spent)
+            if self._small():
+                yield from self._screen(spent)
             yield from trim(self, least=self.tuning.trim)
         if not early:
             yield from self._undercut()
@@ -168,24 +175,15 @@ class _Play:
 
     def _stepped(self) -> bool:
         """True where nothing small flips yet and many single edits change nothing: large states are made smaller then."""
-        small = self.best is not None and len(self.best) <= self.tuning.thin
-        return not (small or self.label_only) and self.flats > self.tuning.steps * int(self.alone.sum())
+        return not (self._small() or self.label_only) and self.flats > self.tuning.steps * int(self.alone.sum())
+
+    def _small(self) -> bool:
+        """True where so few edits flip that they are changed one by one."""
+        return self.best is not None and len(self.best) <= self.tuning.thin
 
     def _far(self) -> bool:
         """True while nothing, or nothing but large sets of edits, is known to flip."""
-        return self.best is None or len(self.best) > self.tuning.tallest
-
-    def _spread(self) -> Playing:
-        """Change many pixels to one colour, remember the most telling of the small ones, and find some flip at once."""
-        states = spreads(self.beliefs, self.rng)
-        if not states:
-            return
-        margins = yield from self.ask(Batch.of(states))
-        few = [place for place, state in enumerate(states) if len(state) <= 2 * min(map(len, states))]
-        self.dots = states[few[int(margins[few].argmin())]]
-        if self.best is None and self.left > 0:
-            strongest = states[int(margins.argmin())]
-            yield from self.ask(Batch.of(floods(strongest, self.beliefs, self.rng)))
+        return self.best is None or len(self.best) > self.tallest
 
     def hopeless(self, size: int, margin: float, spent: int) -> bool:
         """True where a large image's margin, `size` edits away, has fallen so little that no small set will be built."""
@@ -194,7 +192,7 @@ class _Play:
         hope = 3 if self.best is not None and len(self.best) <= self.tuning.prefix else 1
         if not self.large or not self._far() or spent < hope * self.tuning.trust * self.tuning.batch:
             return False
-        return times * size > hope * self.tuning.tallest or (times - 1) * spent > hope * self.left
+        return times * size > hope * self.tallest or (times - 1) * spent > hope * self.left
 
     def _screen(self, spent: int, *, most: float = np.inf) -> Playing:
         """Try single edits where the drawn upper bound is highest: in all a share of what this stage's end will have spent.

@@ -28,10 +28,12 @@ _RECOLOURED = 0.2  # share of new edits that are given any colour
 _TURNS, _MANY_TURNS = 6, 60  # rounds of exchange: at fewer edits than the best, and to find a first flip
 _DESPAIR = 4
 _LATELY = 4  # turns whose progress tells how long it will take to flip
+_WORTH = 8  # times fewer edits than the best must be what is still grown
 _HOPE = 0.5  # share of the queries left, that it may take
 
 Asking = Generator[Edits, Margins, Margins]
 Playing = Generator[Edits, Margins, None]
+Exchanging = Generator[Edits, Margins, tuple[State, NDArray[np.float64]]]
 
 
 def spreads(beliefs: Beliefs, rng: np.random.Generator) -> list[State]:
@@ -77,33 +79,40 @@ def parts_of(state: State, count: int, *, across: int, rng: np.random.Generator)
     return parts
 
 
-def replacement(
-    state: State, part: Ints, weight: NDArray[np.float64], beliefs: Beliefs, *, reach: int, rng: np.random.Generator
+def beside(
+    state: State, weight: NDArray[np.float64], count: int, beliefs: Beliefs, *, reach: int, rng: np.random.Generator
 ) -> State:
-    """Edits to put in the place of some of a state's: next to others that matter, in their colours, a few anywhere.
+    """Edits to go with a state's: next to those that matter, in their colours, a few anywhere.
 
     Args:
-        part: places in the state to be replaced. weight: (k,) how much each of the state's edits matters, >= 0.
+        weight: (k,) how much each of the state's edits matters, >= 0. count: edits wanted.
         reach: pixels that a new edit may lie away from the one that it is put next to.
 
     Returns:
-        At most as many edits as `part`, of cells that the state does not hold.
+        At most `count` edits, of cells that the state does not hold.
     """
     height, width = beliefs.shape
-    chances = weight + 1e-9
-    chances[part] = 1e-12
-    models = rng.choice(len(state), len(part), p=chances / chances.sum())
+    models = rng.choice(len(state), count, p=weight / weight.sum())
     rows, columns = np.divmod(beliefs.pixel_of_cell[state.cells[models]], width)
-    rows = np.clip(rows + rng.integers(-reach, reach + 1, len(part)), 0, height - 1)
-    columns = np.clip(columns + rng.integers(-reach, reach + 1, len(part)), 0, width - 1)
-    anywhere = rng.random(len(part)) < _ANYWHERE
-    pixels = np.where(anywhere, rng.integers(width * height, size=len(part)), rows * width + columns)
+    rows = np.clip(rows + rng.integers(-reach, reach + 1, count), 0, height - 1)
+    columns = np.clip(columns + rng.integers(-reach, reach + 1, count), 0, width - 1)
+    anywhere = rng.random(count) < _ANYWHERE
+    pixels = np.where(anywhere, rng.integers(width * height, size=count), rows * width + columns)
     cells = beliefs.cell_of_pixel[pixels]
-    other = rng.random(len(part)) < _RECOLOURED
-    colours = np.where(other, rng.integers(beliefs.colours, size=len(part)), state.colours[models])
+    other = rng.random(count) < _RECOLOURED
+    colours = np.where(other, rng.integers(beliefs.colours, size=count), state.colours[models])
     _, first = np.unique(cells, return_index=True)
     good = first[beliefs.allowed[colours[first], cells[first]] & ~np.isin(cells[first], state.cells)]
     return State(cells[good], colours[good])
+
+
+def replacement(
+    state: State, part: Ints, weight: NDArray[np.float64], beliefs: Beliefs, *, reach: int, rng: np.random.Generator
+) -> State:
+    """`beside` the other edits of a state, at most as many as `part`, the places in it that are to be replaced."""
+    chances = weight + 1e-9
+    chances[part] = 1e-12
+    return beside(state, chances, len(part), beliefs, reach=reach, rng=rng)
 
 
 class Player(Protocol):
@@ -114,18 +123,35 @@ class Player(Protocol):
     best: State | None
     left: int
 
+    @property
+    def stop(self) -> int:
+        """Queries left at which no smaller state is looked for."""
+
     def ask(self, batch: Batch) -> Asking:
         """Have states scored."""
 
 
-def thin(player: Player, *, least: int, until: float = 0) -> Playing:
-    """Put back what the best state does not need, and exchange parts at fewer pixels, until it has no more than `least`.
+def spread(player: Player) -> Generator[Edits, Margins, State]:
+    """Change many pixels to one colour, to find some flip at once.
 
-    Args:
-        until: queries left at which that ends, too.
+    Returns:
+        The most telling of the small ones.
     """
+    states = spreads(player.beliefs, player.rng)
+    if not states:
+        return State.empty()
+    margins = yield from player.ask(Batch.of(states))
+    few = [place for place, state in enumerate(states) if len(state) <= 2 * min(map(len, states))]
+    if player.best is None and player.left > 0:
+        strongest = states[int(margins.argmin())]
+        yield from player.ask(Batch.of(floods(strongest, player.beliefs, player.rng)))
+    return states[few[int(margins[few].argmin())]]
+
+
+def thin(player: Player, *, least: int) -> Playing:
+    """Put back what the best state does not need, and exchange parts at fewer pixels, until it has no more than `least`."""
     despair = 0
-    while player.best is not None and len(player.best) > least and player.left > until and despair < _DESPAIR:
+    while player.best is not None and len(player.best) > least and player.left > player.stop and despair < _DESPAIR:
         state = player.best
         parts = parts_of(state, min(_PARTS, len(state) // 2), across=player.beliefs.across, rng=player.rng)
         margins = yield from player.ask(Batch.of([state.without(part) for part in parts]))
@@ -142,41 +168,62 @@ def thin(player: Player, *, least: int, until: float = 0) -> Playing:
         gone = parts[order[0]] if despair else np.concatenate([parts[place] for place in order[:2]])
         margin = float(margins[order[0]] if despair else joint[0])
         kept = np.setdiff1d(np.arange(len(state)), gone)
-        yield from _exchange(player, state.keep(kept), margin, weight[kept], turns=_TURNS, until=until)
+        yield from _exchange(player, state.keep(kept), margin, weight[kept], turns=_TURNS)
         despair = despair + 1 if player.best is state else 0
 
 
 def settle(player: Player, dots: State, built: State, *, until: float) -> Playing:
-    """Exchange parts of a spread, and of what was built with care, until they flip or no more than `until` queries are left.
+    """Exchange parts of a spread, and of what was built with care, until they flip; where that takes too long, of twice as many.
 
     Args:
         dots: a spread. built: edits to begin with beside it; may be none.
+        until: queries left at which that ends.
     """
-    start = dots.keep(~np.isin(dots.cells, built.cells)).plus(built)
-    best = player.best
-    margins = yield from player.ask(Batch.of([start]))
-    if player.best is best:
-        yield from _exchange(player, start, float(margins[0]), np.ones(len(start)), turns=_MANY_TURNS, until=until)
+    state, best = dots.keep(~np.isin(dots.cells, built.cells)).plus(built), player.best
+    beliefs, weight = player.beliefs, np.ones(len(state))
+    most = len(beliefs.cell_of_pixel) * _SHARES[-1] if best is None else len(best) / _WORTH
+    while player.left > until:
+        margin = float((yield from player.ask(Batch.of([state])))[0])
+        if player.best is best:
+            state, weight = yield from _exchange(player, state, margin, weight, turns=_MANY_TURNS, until=until)
+        if player.best is not best or 2 * len(state) > most:
+            return
+        reach = max(2, min(beliefs.shape) // 16)
+        more = beside(state, weight + 1e-9, len(state), beliefs, reach=reach, rng=player.rng)
+        state, weight = state.plus(more), np.concatenate([weight, np.full(len(more), weight.mean())])
 
 
 def _exchange(
-    player: Player, current: State, margin: float, weight: NDArray[np.float64], *, turns: int, until: float = 0
-) -> Playing:
-    """Exchange parts of a state that does not flip, all that lower the margin at once, until it does."""
+    player: Player,
+    current: State,
+    margin: float,
+    weight: NDArray[np.float64],
+    *,
+    turns: int,
+    until: float | None = None,
+) -> Exchanging:
+    """Exchange parts of a state that does not flip, all that lower the margin at once, until it does.
+
+    Args:
+        until: queries left at which that ends; None where no smaller state is looked for any more.
+
+    Returns:
+        What it has come to, and how much each of its edits matters.
+    """
     beliefs, rng = player.beliefs, player.rng
     best = player.best
     past: list[tuple[float, int]] = []  # margin and queries left at the beginning of each turn
     for turn in range(turns):
         past.append((margin, player.left))
-        if player.left <= until or not in_reach(past[-1 - _LATELY :]):
-            return
+        if player.left <= (player.stop if until is None else until) or not in_reach(past[-1 - _LATELY :]):
+            break
         reach = max(2, min(beliefs.shape) // (8 << min(turn // 2, 4)))
         parts = parts_of(current, min(_PARTS, len(current) // 2), across=beliefs.across, rng=rng)
         news = [replacement(current, part, weight, beliefs, reach=reach, rng=rng) for part in parts]
         tried = [current.without(part).plus(new) for part, new in zip(parts, news, strict=True)]
         margins = yield from player.ask(Batch.of(tried))
         if player.best is not best:
-            return
+            break
         order = np.argsort(margins, kind="stable")
         better = int((margins < margin).sum())
         if not better:
@@ -192,7 +239,7 @@ def _exchange(
             together.append(state)
         joint = yield from player.ask(Batch.of(together))
         if player.best is not best:
-            return
+            break
         for part, found in zip(parts, margins, strict=True):
             weight[part] = max(found - margin, 0) / len(part)
         options = [tried[order[0]], *together]
@@ -201,6 +248,7 @@ def _exchange(
         current, margin = options[lowest], float([margins[order[0]], *joint][lowest])
         usual = float(weight.mean())
         weight = np.array([known.get(cell, usual) for cell in current.cells.tolist()])
+    return current, weight
 
 
 def in_reach(past: list[tuple[float, int]]) -> bool:

@@ -21,8 +21,9 @@ from robustest.attack.search_player import Player
 from robustest.attack.search_states import Batch, Ints, State, with_each, without_each
 from robustest.results import Edits, Margins
 
-_SHARE = 0.3  # of the best state's edits that are taken away at once
-_DESPAIR = 6  # starts without a smaller flip
+_SHARE = 0.3  # of the best state's edits that are taken away at once, at most; half of it after each failure
+_BOLDER = 1.5  # by which that share grows after each success
+_DESPAIR = 8  # starts without a smaller flip
 _PATIENCE, _SMALL = 4, 12  # questions without progress; twice as many where a state has fewer edits than that
 _TOGETHER = 3  # states of a question that are left for several edits or swaps at once
 _LEAPS = (8, 16, 32)  # edits added at once to those that help, to see how near the end is
@@ -30,6 +31,8 @@ _POWER = 0.7  # of the number of edits, by which what several bring is divided
 
 Asking = Generator[Edits, Margins, Margins]
 Playing = Generator[Edits, Margins, None]
+Floats = NDArray[np.float64]
+Swapping = Generator[Edits, Margins, tuple[State, Floats]]
 
 
 class Builder(Player, Protocol):
@@ -54,14 +57,14 @@ def grow(player: Builder, *, tallest: int) -> Generator[Edits, Margins, State]:
         tallest: edits that it stays below, as it stays below those of the best state.
 
     Returns:
-        What was built, where that was given up as hopeless; else no edit.
+        What was built, where nothing flipped; else no edit.
     """
-    beliefs, tuning = player.beliefs, player.tuning
+    beliefs, tuning, best = player.beliefs, player.tuning, player.best
     state, margin, begun = State.empty(), player.clean, player.left
     height, lowest, leapt = 0, margin, False  # of the farthest leap; whether one flipped
     while player.left > player.until and len(state) + 1 < min(tallest, len(player.best or range(tallest))):
         if not leapt and player.hopeless(height, lowest, begun - player.left):
-            return state
+            break
         single = growing_edits(state, beliefs, optimism=tuning.optimism, count=tuning.batch - _TOGETHER, rng=player.rng)
         if not len(single):
             break
@@ -87,7 +90,7 @@ def grow(player: Builder, *, tallest: int) -> Generator[Edits, Margins, State]:
         place = int(((margin - values) / sizes**_POWER).argmax())
         if values[place] < margin:
             state, margin = options[place], float(values[place])
-    return State.empty()
+    return state if player.best is best else State.empty()
 
 
 def _leaps(state: State, beliefs: Beliefs, *, optimism: float) -> list[State]:
@@ -99,35 +102,52 @@ def _leaps(state: State, beliefs: Beliefs, *, optimism: float) -> list[State]:
 def trim(player: Builder, *, least: int) -> Playing:
     """Take the least needed edits of the best state away, several at once, and swap others until it flips again.
 
+    What each edit is needed for is measured anew only where nothing came of what was known of it.
+
     Args:
         least: edits of the best state at which this is over; it is, too, when nothing has come of it for long.
     """
-    failed = 0
+    failed, share = 0, _SHARE
+    need: Floats | None = None  # of each edit of the best state, and whether that was measured
+    measured = False
     while player.best is not None and len(player.best) > least and player.left > player.stop and failed <= _DESPAIR:
-        best, size = player.best, len(player.best)
-        margins = yield from player.ask(without_each(best))
-        order, free = np.argsort(margins, kind="stable"), int((margins < 0).sum())
-        if free == 1:
+        best, size, free = player.best, len(player.best), 0
+        if need is None or (failed and not measured):
+            margins = yield from player.ask(without_each(best))
+            need, free, measured = margins - margins.min(), int((margins < 0).sum()), True
+        order, gone = np.argsort(need, kind="stable"), max(1, round(size * share))
+        if free != 1:
+            wanted = {1, 2, 3, gone, 2 * gone, free // 2, free, 2 * free}
+            counts = sorted(count for count in wanted if 1 <= count < size and count <= max(3, 2 * gone, 2 * free))
+            found = yield from player.ask(Batch.of([best.without(order[:count]) for count in counts]))
+        if player.best is not best:
+            failed, need, measured = 0, carried(best, need, player.best), False
             continue
-        share = max(1, round(size * _SHARE))
-        counts = {2, 3, 2 * share, free // 2, free, min(size - 1, 2 * free)} if free else {2, 3}
-        sizes = sorted({count for count in counts | {share} if 1 < count < size and (free or count <= share)})
-        found = yield from player.ask(Batch.of([best.without(order[:count]) for count in sizes]))
-        if player.best is not None and len(player.best) <= size - 2:
-            continue
-        if not failed and share in sizes:
-            gone, margin = order[:share], float(found[sizes.index(share)])
+        place, margin = order[:gone], float(found[counts.index(gone)])
+        if gone == 1 and failed > 1:
+            place = order[[min(int(player.rng.integers(3)), size - 1)]]
+            margin = float(margins[place[0]])
+        kept = np.setdiff1d(np.arange(size), place)
+        current, known = yield from _swap(player, best.keep(kept), margin, need[kept])
+        if player.best is best:
+            failed, share = failed + 1, share / 2
         else:
-            rank = 0 if failed <= 1 else min(int(player.rng.integers(3)), size - 1)
-            gone, margin = order[rank : rank + 1], float(margins[order[rank]])
-        kept = np.setdiff1d(np.arange(size), gone)
-        before = player.best
-        yield from _swap(player, best.keep(kept), margin, (margins - margins.min())[kept])
-        failed = failed + 1 if player.best is before else 0
+            failed, share = 0, min(_SHARE, share * _BOLDER)
+            need, measured = carried(current, known, player.best), False
 
 
-def _swap(player: Builder, current: State, margin: float, need: NDArray[np.float64]) -> Playing:
-    """Swap edits of a state, all at once that lower the margin, until something smaller than the best flips."""
+def carried(state: State, need: Floats, other: State) -> Floats:
+    """What is known of a state's edits, for those of another; of edits that are not in the first, the median."""
+    known, usual = dict(zip(state.cells.tolist(), need.tolist(), strict=True)), float(np.median(need))
+    return np.array([known.get(cell, usual) for cell in other.cells.tolist()])
+
+
+def _swap(player: Builder, current: State, margin: float, need: Floats) -> Swapping:
+    """Swap edits of a state, all at once that lower the margin, until something smaller than the best flips.
+
+    Returns:
+        What it has come to, and what each of its edits is needed for.
+    """
     beliefs, tuning, best = player.beliefs, player.tuning, player.best
     stalled, lowest = 0, margin
     patience = _PATIENCE * (2 if len(current) < _SMALL else 1)
@@ -147,7 +167,7 @@ def _swap(player: Builder, current: State, margin: float, need: NDArray[np.float
             continue
         margins = yield from player.ask(swaps.batch)
         if player.best is not best:
-            return
+            break
         places, single = swaps.places, swaps.single
         drops = margin - margins + need[places]
         beliefs.learn(swaps.added.cells[single], swaps.added.colours[single], drops[single], noise=tuning.context)
@@ -159,7 +179,7 @@ def _swap(player: Builder, current: State, margin: float, need: NDArray[np.float
             states = [together(current, swaps, several[:count]) for count in counts]
             joint = yield from player.ask(Batch.of(states))
             if player.best is not best:
-                return
+                break
             lower = int(joint.argmin())
             if joint[lower] < value:
                 tried, chosen, value = states[lower], several[: counts[lower]], float(joint[lower])
@@ -169,6 +189,7 @@ def _swap(player: Builder, current: State, margin: float, need: NDArray[np.float
             current, margin = tried, value
         if margin < lowest:
             stalled, lowest = 0, margin
+    return current, need
 
 
 def compatible(state: State, swaps: Swaps, rows: Ints) -> Ints:

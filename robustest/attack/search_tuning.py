@@ -17,6 +17,7 @@ class Tuning:
     context: the same when the edit is made in a state with others, whose effects interfere.
     direct: size of a first success that is good enough to go on from.
     prefix: largest set that is tried before one is built with care. tallest: largest set that is built with care.
+    building: queries for each edit of such a set of a large image, which may then be larger.
     patience: questions without progress before effects are measured anew. despair: before another state is built.
     glance: single edits tried of a large image before larger sets are. haste: queries that go into making the first
         find of a long search smaller.
@@ -37,6 +38,7 @@ class Tuning:
     direct: int = 8
     prefix: int = 256
     tallest: int = 64
+    building: int = 20
     patience: int = 12
     despair: int = 12
     aims: int = 4

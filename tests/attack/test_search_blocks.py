@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -9,9 +11,10 @@ from hypothesis import strategies as st
 
 from robustest.attack.find import find_adversarials
 from robustest.attack.search_beliefs import Beliefs
-from robustest.attack.search_blocks import floods, in_reach, parts_of, replacement, spreads
+from robustest.attack.search_blocks import floods, in_reach, parts_of, replacement, settle, spreads
 from robustest.attack.search_palette import Palette
-from robustest.attack.search_states import State
+from robustest.attack.search_states import Batch, State
+from robustest.results import Edits, Margins
 from robustest.settings import AttackSettings
 
 
@@ -97,6 +100,46 @@ def test_a_replacement_is_most_often_next_to_the_edit_that_matters_and_of_its_co
             same += colour == 6
     assert 0.6 * 400 < near < 0.8 * 400
     assert 0.75 * 400 < same < 0.9 * 400
+
+
+class Counting:
+    """A search's player for which so many edits flip, whichever they are; the first best has 10,000."""
+
+    stop = 0
+
+    def __init__(self, needed: int, *, seed: int) -> None:
+        self.rng = np.random.default_rng(seed)
+        self.beliefs = beliefs_of(np.full((100, 100, 1), 0.5))
+        self.needed, self.left = needed, 2000
+        self.best = State(self.beliefs.cell_of_pixel, np.ones(10_000, np.int64))
+
+    def ask(self, batch: Batch) -> Generator[Edits, Margins, Margins]:
+        margins = self.needed - 0.5 - np.diff(batch.offsets)
+        self.left -= len(batch)
+        for place in np.flatnonzero(margins < 0).tolist():
+            self.best = min(self.best, batch[place], key=len)
+        return margins
+        yield  # a search's questions are generators; this one is answered at once
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_spread_of_which_no_exchange_helps_becomes_twice_as_large_again_and_again(seed: int) -> None:
+    """Of 100 dots come 200, 400 and 800, less a few that fall on one another: more than 500, and fewer than 1,000."""
+    player = Counting(500, seed=seed)
+    dots = some_state(player.beliefs, 100, seed)
+    assert list(settle(player, dots, State.empty(), until=0)) == []
+    assert 500 <= len(player.best) <= 800
+    assert set(zip(dots.cells.tolist(), dots.colours.tolist(), strict=True)) <= set(
+        zip(player.best.cells.tolist(), player.best.colours.tolist(), strict=True)
+    )
+
+
+def test_a_spread_does_not_become_so_large_that_it_is_not_worth_while() -> None:
+    """Of 100 dots come 200, 400 and 800: twice that would be more than an eighth of the best's 10,000."""
+    player = Counting(2000, seed=0)
+    assert list(settle(player, some_state(player.beliefs, 100, 0), State.empty(), until=0)) == []
+    assert len(player.best) == 10_000
+    assert player.left > 2000 - 4 * (1 + 5 * 16)
 
 
 @pytest.mark.parametrize("seed", [0, 1])

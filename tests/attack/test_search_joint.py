@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from robustest.attack.search_asked import Asked
 from robustest.attack.search_beliefs import Beliefs
-from robustest.attack.search_joint import compatible, grow, together, trim
+from robustest.attack.search_joint import carried, compatible, grow, together, trim
 from robustest.attack.search_moves import Ahead, Swaps, fresh_swaps
 from robustest.attack.search_palette import Palette
 from robustest.attack.search_states import Batch, State
@@ -40,7 +40,7 @@ class Additive:
         margins: Margins = self.start - falls
         _, new, place = self.asked.heed(batch, self.marks, margins, None)
         self.left -= max(new, -(-len(batch) // 4))
-        if place >= 0 and len(batch[place]) < len(self.best):
+        if place >= 0 and (self.best is None or len(batch[place]) < len(self.best)):
             self.best = batch[place]
         return margins
         yield  # a search's questions are generators; this one is answered at once
@@ -125,6 +125,36 @@ def test_it_ends_where_no_smaller_set_flips() -> None:
     list(trim(player, least=8))
     assert len(player.best) == 10
     assert 95_000 < player.left < 100_000
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_needs_that_are_known_are_not_measured_again(seed: int) -> None:
+    """Of 100 edits forty lower the margin by 1 each and forty are needed: sixty go after one round of 100 states."""
+    beliefs = beliefs_on(np.random.default_rng(0))
+    cells = beliefs.cell_of_pixel[np.arange(100) * 17 + 1000]
+    effects = np.zeros(beliefs.mean.shape)
+    effects[1, cells[:40]], effects[1, cells[40:]] = 1, 0.001
+    order = np.random.default_rng(seed).permutation(100)
+    player = Additive(effects, 39.5, State(cells[order], np.ones(100, np.int64)), seed=seed, queries=150)
+    list(trim(player, least=40))
+    assert set(player.best.cells.tolist()) == set(cells[:40].tolist())
+    assert player.left >= 20
+
+
+def test_what_is_known_of_edits_is_carried_to_a_state_that_shares_some_of_them() -> None:
+    state, other = (State(np.array(cells), np.zeros(len(cells), np.int64)) for cells in ([5, 7, 9], [9, 8, 5, 6]))
+    assert carried(state, np.array([1.0, 3.0, 2.0]), other).tolist() == [2, 2, 1, 2]
+
+
+def test_what_was_built_in_vain_is_handed_back() -> None:
+    """Forty edits help, but a hundred of their kind would be needed."""
+    player = known(40, seed=0)
+    player.start = player.clean = 99.5
+    player.best = None
+    player.left = 300
+    state = built(player)
+    assert player.best is None
+    assert len(state) >= 30
 
 
 @given(size=st.integers(2, 30), seed=st.integers(0, 999))
