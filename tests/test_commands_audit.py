@@ -13,6 +13,7 @@ import pytest
 
 from robustest.cli import run
 from tests.audit.conftest import images_for, linear
+from tests.models import write_linear_onnx
 
 __all__ = ["linear"]
 
@@ -45,6 +46,23 @@ def test_audit_writes_what_it_says_and_again_shows_the_same(
     assert "finished already" in second.err
     assert second.out == first.out
     assert (tmp_path / "run" / "result.json").stat().st_mtime_ns == before
+
+
+def test_the_command_of_a_result_has_the_flags_of_the_input_spec_and_gives_it_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    images = np.random.default_rng(1).integers(0, 256, (6, 4, 4, 3), dtype=np.uint8)
+    np.savez("images.npz", images=images, labels=np.arange(6) % 3)
+    weights = np.random.default_rng(2).normal(size=(48, 3)).astype(np.float32)
+    write_linear_onnx(tmp_path / "m.onnx", weights, np.zeros(3, np.float32), shape=("n", 4, 4, 3))
+    flags = ["--mean", "0.5", "--mean", "0.25", "--mean", "0.1", "--scale", "1/255", "--output", "logits"]
+    assert run(["audit", "m.onnx", "images.npz", "-o", "run", "--queries", "20", *flags]) == 0
+    command = json.loads(Path("run", "result.json").read_text())["command"].split()
+    assert command[0] == "robustest"
+    again = ["again" if word == "DIR" else word for word in command[1:]]
+    assert run(again) == 0
+    assert Path("again", "result.json").read_bytes() == Path("run", "result.json").read_bytes()
 
 
 def test_pictures_left_out_are_counted_and_named(

@@ -94,7 +94,7 @@ def audit(
                 trust_model=spec.trust_model,
                 durable=durable,
                 origin=model,
-                command=command_line("audit", model, images, settings, limit),
+                command=command_line("audit", model, images, settings, limit, spec),
             )
         except NothingToTest:
             if (out / "result.json").is_file():

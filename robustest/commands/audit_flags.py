@@ -109,7 +109,9 @@ AS_USUAL = AttackFlags()
 AS_FOUND = ModelFlags()
 
 
-def command_line(name: str, model: str, images: Path, settings: AttackSettings, limit: int | None) -> str:
+def command_line(
+    name: str, model: str, images: Path, settings: AttackSettings, limit: int | None, spec: ModelFlags = AS_FOUND
+) -> str:
     """What to type to get a result again: the places of files as file names, and what differs from the defaults."""
     defaults = AttackSettings()
     words = ["robustest", name, _word(Path(model).name if Path(model).exists() else model), _word(images.name)]
@@ -120,6 +122,11 @@ def command_line(name: str, model: str, images: Path, settings: AttackSettings, 
         value = getattr(settings, field.name)
         if value != getattr(defaults, field.name):
             words += [f"--{field.name.replace('_', '-')}", _word(str(value))]
+    for field in fields(ModelFlags):
+        value = getattr(spec, field.name)
+        given = value if isinstance(value, tuple) else () if value is None else (value,)
+        for one in given:
+            words += [f"--{field.name.replace('_', '-')}", _word(one.name if isinstance(one, Path) else str(one))]
     return " ".join(words)
 
 

@@ -75,7 +75,7 @@ def plan(
         origin=model,
         trust_model=spec.trust_model,
         shards=shards,
-        command=command_line("audit", model, images, settings, limit),
+        command=command_line("audit", model, images, settings, limit, spec),
     )
     print(f"{out}: {made.data.count} images in {made.shards} shards. Next: robustest work {out}")
     return 0

@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -13,10 +14,12 @@ import numpy as np
 import pytest
 
 from robustest.audit.run import run_audit
+from robustest.audit.summary import load_summary
 from robustest.classifiers import load_classifier
 from robustest.errors import InvalidSetting, RunConflict
 from robustest.evidence.bundle import MANIFEST, write_bundle
 from robustest.evidence.verify import Verification, verify_bundle
+from robustest.evidence.words import limitations
 from robustest.images import ImageSet
 from robustest.settings import AttackSettings
 from tests.models import write_linear_onnx
@@ -151,6 +154,15 @@ def test_names_with_markup_stay_text_and_the_draft_is_stamped_on_every_page(bund
     for page in ("report.html", "summary.md", "statistics.md", "limitations.md", "replay.md"):
         assert "DRAFT" in (bundle / page).read_text()
     assert "1 image(s) that the model got wrong" in (bundle / "limitations.md").read_text()
+
+
+def test_limitations_name_every_doubt_of_the_report(bundle: Path) -> None:
+    summary = load_summary(bundle)
+    assert summary.counts.flipped
+    records = tuple(replace(record, minimal=False if record.flipped else None) for record in summary.records)
+    told = " ".join(limitations(replace(summary, doubts=("Odd.",), _records=records)))
+    assert "Doubt: Odd." in told
+    assert "the budget did not suffice" in told
 
 
 def test_a_dirty_tree_is_not_evidence(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
