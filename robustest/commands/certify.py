@@ -31,8 +31,7 @@ def certify(
 ) -> int:
     """Prove a distance within which no adversarial image lies, and find one as near as can be: a bracket an image.
 
-    The lower end is a proof about the network as executed in float32, or None; the upper end is an image that was
-    scored again, or None. Images that the model gets wrong are listed and have no bracket. Needs the extra `bounds`.
+    The lower end is a proof about the network as executed in float32, or None; the upper end is an image that was scored again, or None. Images that the model gets wrong are listed and have no bracket. Needs the extra `bounds`.
 
     With -o DIR, the same command goes on where an interrupted one was.
 
@@ -153,8 +152,7 @@ def recheck(
 ) -> int:
     """Check a saved certificate by a second program that shares no code with the one that made it.
 
-    Exits with 0 if it is confirmed, 1 if it is broken or about another model, 3 if the second program's bound is not tight
-    enough to say.
+    Exits with 0 if it is confirmed, 1 if it is broken or about another model, 3 if the second program's bound is not tight enough to say.
 
     Example: robustest recheck proofs/certificates/000000-l0.json --model signs.onnx
 

@@ -37,10 +37,7 @@ def compare(
     Args:
         model: ONNX file, module:callable, or the URL of a served model.
         images: folder or .npz file; with object masks in it (`masks`), a table says where the flips lie.
-        attacks: names separated by commas. Black box with scores: game, sparse-rs, brusle, random-corners, one-pixel, greedy,
-            one-scan; with the label alone: pointwise, sparse-evo; with gradients: jsma, jsma-z, jsma-f, cw-l0, sigma-zero,
-            fmn-l0, sparsefool, torchattacks.NAME. sparse-rs@5/10 runs with 5 and with 10 pixels, a whole budget each;
-            greedy:50000 has a budget of its own.
+        attacks: names separated by commas. Black box with scores: game, sparse-rs, brusle, random-corners, one-pixel, greedy, one-scan; with the label alone: pointwise, sparse-evo; with gradients: jsma, jsma-z, jsma-f, cw-l0, sigma-zero, fmn-l0, sparsefool, torchattacks.NAME. sparse-rs@5/10 runs with 5 and with 10 pixels, a whole budget each; greedy:50000 has a budget of its own.
         queries: images each attack may score for each image tested.
         number: how many images, the first ones that the model gets right.
         pixels: numbers of pixels that success is reported at.

@@ -18,8 +18,7 @@ def evidence(
 ) -> int:
     """Bundle a finished audit as evidence for a safety case.
 
-    Refused where the run may not be called evidence: images that ended unknown, nothing tested, or a git tree with
-    uncommitted changes.
+    Refused where the run may not be called evidence: images that ended unknown, nothing tested, or a git tree with uncommitted changes.
 
     Args:
         run: folder of the finished audit.

@@ -38,12 +38,9 @@ def play(
 ) -> int:
     """Play the game on one image with each kind of player II, and show it on one page.
 
-    Player I picks a feature; player II picks a pixel in it and how to move it; the play ends when the image is
-    misclassified or has left the ball of the radius. What player II wants is the kind of game.
+    Player I picks a feature; player II picks a pixel in it and how to move it; the play ends when the image is misclassified or has left the ball of the radius. What player II wants is the kind of game.
 
-    Two games are hostile, and they are not the same. `adversary`: player II hinders player I; its value is how far one must
-    go at worst, and is usually "cannot be forced within the radius". `competitive` (Wu et al. 2020): player I is the hostile one
-    and picks the feature that is hardest to exploit, player II minimises; its value is feature robustness.
+    Two games are hostile, and they are not the same. `adversary`: player II hinders player I; its value is how far one must go at worst, and is usually "cannot be forced within the radius". `competitive` (Wu et al. 2020): player I is the hostile one and picks the feature that is hardest to exploit, player II minimises; its value is feature robustness.
 
     Example: robustest play signs.onnx 'validation.npz[3]' --radius 4 -o play.html
 
@@ -56,10 +53,8 @@ def play(
         radius: of the ball, in the norm's units.
         norm: distance in which severity is measured; l0 counts pixels.
         tau: step of the grid in (0, 1]; 1 moves to a bound.
-        change: a pixel moves all its channels the same way (pixel), each either way (corners), or one channel at a time
-            (dimension).
-        features: player I's choices: the SIFT mixture, a partition of the image by its keypoints, or the pixels in the
-            order of their measured effect.
+        change: a pixel moves all its channels the same way (pixel), each either way (corners), or one channel at a time (dimension).
+        features: player I's choices: the SIFT mixture, a partition of the image by its keypoints, or the pixels in the order of their measured effect.
         most: features used.
         once: a pixel is changed by one move alone; --no-once lets it move on by tau, for l1, l2 and linf.
         target: class to be reached; any other than the label if not given.
