@@ -256,3 +256,9 @@ class AttackResult:
     def flipped(self) -> bool:
         """True where an adversarial image was found and re-scored."""
         return self.verdict is Verdict.FLIPPED
+
+
+def rounded_down(value: float) -> str:
+    """A proven distance >= 0 in six digits, never more than it: printed figures are claims, too."""
+    text = f"{value:.6g}"
+    return text if float(text) <= value else f"{value * (1 - 1e-5):.6g}"

@@ -6,11 +6,15 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from robustest.bounds.checker import Checker
+from robustest.classifiers import load_classifier
 from robustest.cli import run
 from robustest.demo import IMAGES, MODELS
+from robustest.images import as_unit
+from tests.bounds.onnx_nets import OnnxWriter
 
 WORDS = ["certify", str(MODELS["plain"]), str(IMAGES), "--norms", "linf", "--images", "3", "--seconds", "0.2", "-o"]
 
@@ -56,3 +60,40 @@ def test_a_folder_that_cannot_be_made_is_said_before_anything_is_proved(
     (tmp_path / "file").write_text("")
     assert run([*WORDS, str(tmp_path / "file" / "proofs")]) == 4
     assert "cannot be used: Not a directory" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("operator", "said"),
+    [("Relu", ""), ("Sigmoid", "cannot confirm these certificates: layer"), ("MaxPool", "less tightly")],
+)
+def test_what_recheck_cannot_confirm_is_said_with_the_certificates(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], operator: str, said: str
+) -> None:
+    rng = np.random.default_rng(0)
+    net = OnnxWriter((1, 6, 6))
+    net.conv(rng.normal(size=(2, 1, 3, 3)), rng.normal(size=2), stride=1, pad=1)
+    if operator == "MaxPool":
+        net.add("MaxPool", shape=(2, 3, 3), kernel_shape=[2, 2], strides=[2, 2])
+    else:
+        net.add(operator)
+    net.add("Flatten", shape=(18 if operator == "MaxPool" else 72,))
+    net.dense(rng.normal(size=(3, 18 if operator == "MaxPool" else 72)), rng.normal(size=3))
+    path = net.save(tmp_path / "net.onnx")
+    images = rng.integers(0, 256, (1, 6, 6, 1), dtype=np.uint8)
+    scores = load_classifier(path, told={"output": "logits"})(as_unit(images))
+    np.savez(tmp_path / "images.npz", images=images, labels=scores.argmax(axis=1))
+    words = [
+        "certify",
+        str(path),
+        str(tmp_path / "images.npz"),
+        "--norms",
+        "linf",
+        "--seconds",
+        "1",
+        "--output",
+        "logits",
+    ]
+    assert run([*words, "-o", str(tmp_path / "proofs")]) == 0
+    assert list((tmp_path / "proofs" / "certificates").iterdir())
+    told = capsys.readouterr().err
+    assert said in told if said else "recheck" not in told

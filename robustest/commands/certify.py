@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -14,6 +15,7 @@ from robustest.commands.shared import read_images
 
 if TYPE_CHECKING:
     from robustest.bounds.guarantee import Norm
+    from robustest.classifiers.classifier import Classifier
 
 _NORMS = ("l0", "l0_dims", "l1", "l2", "linf")
 
@@ -51,6 +53,7 @@ def certify(
     from robustest.classifiers.classifier import check_fit, classes_of
     from robustest.errors import InvalidSetting, MissingExtra
     from robustest.images import as_unit, check_labels
+    from robustest.results import rounded_down
 
     chosen = [name.strip() for name in norms.split(",") if name.strip()]
     if not chosen or set(chosen) - set(_NORMS):
@@ -105,7 +108,7 @@ def certify(
                     written = bracket.lower.certificate["claim"].get("radius", bracket.lower.value)
                     if written < bracket.lower.value:
                         lines.append(
-                            f"{name:24} {norm:8} {path.name} proves {written:.6g}: beyond that the proof was made by "
+                            f"{name:24} {norm:8} {path.name} proves {rounded_down(written)}: beyond that the proof was made by "
                             "cuts, by branching, or by slopes that there was no time to write down"
                         )
         print("\n".join(lines), flush=True)
@@ -128,14 +131,38 @@ def certify(
             with writing(out / "certify.json") as handle:
                 handle.write((json.dumps(content, indent=2) + "\n").encode())
         print(out / "certify.json")
+        if (out / "certificates").is_dir() and (note := _of_recheck(classifier, shape)) is not None:
+            print(f"robustest: {note}", file=sys.stderr)
     return 0
+
+
+def _of_recheck(classifier: Classifier, shape: tuple[int, int, int]) -> str | None:
+    """What `recheck` cannot do for the certificates of a model, or None."""
+    from robustest.audit.summary import spec_json
+    from robustest.bounds.errors import UnsupportedLayer
+    from robustest.bounds.recheck_model import read_model
+
+    path = getattr(classifier, "path", None)
+    if path is None:
+        return "`robustest recheck` reads ONNX files alone, so it cannot confirm these certificates: export the model to ONNX."
+    try:
+        network = read_model(path, spec_json(classifier.info.spec), shape)
+    except UnsupportedLayer as error:
+        return f"`robustest recheck` cannot confirm these certificates: {error}"
+    if any(layer.taps is not None for layer in network.layers):
+        return (
+            "`robustest recheck` bounds the maxima of pooling less tightly than these proofs do. Where it does not confirm a ball, it "
+            "says which smaller one it confirms."
+        )
+    return None
 
 
 def _words(bracket: Any, stepped: bool) -> str:
     """One line; `stepped` for images whose Linf distances are whole steps of 1/255."""
     from robustest.bounds.guarantee import steps_of_255
+    from robustest.results import rounded_down
 
-    lower = "nothing proven" if bracket.lower is None else f"{bracket.lower.value:.6g}"
+    lower = "nothing proven" if bracket.lower is None else rounded_down(bracket.lower.value)
     upper = "none found" if bracket.upper is None else f"{bracket.upper.value:.6g}"
     how = "" if bracket.lower is None else f"  {bracket.lower.guarantee.name} by {bracket.lower.method}"
     steps = steps_of_255(bracket.lower.value) if stepped and bracket.lower is not None else 0
@@ -174,7 +201,7 @@ def recheck(
             raise InvalidSetting(
                 f"--model is missing, and {str(listed)!r} does not name one. Give the model file."
             ) from error
-    verdict = check(file, model)
+    verdict = check(file, model, nearer=True)
     print(f"{file.name}: {verdict.finding.value}{' ' + verdict.reason if verdict.reason else ''}")
     lowest = "" if verdict.lowest is None else f", least margin bound {verdict.lowest:.6g}"
     print(f"{verdict.leaves} part(s) proved again{lowest}, {verdict.seconds:.2f} s")

@@ -35,6 +35,7 @@ from robustest.classifiers.spec import InputSpec
 from robustest.demo import MODELS, demo_images
 from robustest.errors import InvalidSetting
 from robustest.images import as_unit
+from robustest.results import rounded_down
 
 from .onnx_nets import OnnxWriter, random_onnx
 from .random_nets import NORMS, inside, points_of, random_region
@@ -144,6 +145,31 @@ def test_certificates_of_pooled_networks_fit_them_and_most_are_confirmed(tmp_pat
             findings.append(recheck(tmp_path / "c.json", path).finding)
     assert Finding.BROKEN not in findings
     assert findings.count(Finding.CONFIRMED) >= len(findings) / 2 > 0
+
+
+def test_a_ball_that_is_not_confirmed_comes_with_a_smaller_one_that_is(tmp_path: Path) -> None:
+    """A claim beyond a misclassified image is false; what is confirmed in its place lies below that image's distance."""
+    path, images = MODELS["provable"], demo_images()
+    image, label = as_unit(images.images[:1])[0], int(images.labels[0])
+    bracket = certify(OnnxClassifier(path), image, label, norms=("linf",), seconds=1.0)["linf"]
+    assert bracket.lower is not None
+    assert bracket.upper is not None
+    assert bracket.lower.certificate is not None
+    claim = {**bracket.lower.certificate["claim"], "radius": 2 * bracket.upper.value}
+    (tmp_path / "c.json").write_text(json.dumps({**bracket.lower.certificate, "claim": claim}))
+    assert "A radius" not in recheck(tmp_path / "c.json", path).reason
+    verdict = recheck(tmp_path / "c.json", path, nearer=True)
+    assert verdict.finding is Finding.NOT_CONFIRMED
+    within = float(verdict.reason.split("A radius of ")[1].split()[0])
+    assert 0 < within < bracket.upper.value
+    claim["radius"] = within
+    (tmp_path / "c.json").write_text(json.dumps({**bracket.lower.certificate, "claim": claim}))
+    assert recheck(tmp_path / "c.json", path).confirmed
+
+
+@pytest.mark.parametrize("value", [0.0, 0.1, 1.0, 2 / 3, 0.0321671999, 123456.789, 9.999999e-7, 0.99999999])
+def test_a_proven_distance_is_never_printed_as_more(value: float) -> None:
+    assert value * (1 - 2e-5) <= float(rounded_down(value)) <= value
 
 
 def no_gap(patch: pytest.MonkeyPatch) -> None:
