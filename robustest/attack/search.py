@@ -110,11 +110,12 @@ class _Play:
         building = self.best is None or len(self.best) > self.tuning.direct
         if building and self.large:
             before = self.best
-            self.built = yield from grow(self, tallest=self.tallest)
+            self.built = yield from grow(self, tallest=self.tallest, until=self.until)
             by_parts = self.best is before or self._far()  # what was built with care needs all of its parts
         elif building and not (early or self.label_only or by_parts):
             if self.best is not None and len(self.best) > self.tuning.thin:  # far from small: several edits at a time
-                yield from grow(self, tallest=self.tuning.tallest)
+                until = max(self.stop, self.left // 2 if self._far() else 0)  # the rest is for making that one smaller
+                yield from grow(self, tallest=self.tuning.tallest, until=until, patience=self.tuning.stalls)
             else:
                 yield from self._climb()
         if self.large and (self.best is None or len(self.best) > len(self.dots) + len(self.built)):

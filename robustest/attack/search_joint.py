@@ -48,13 +48,14 @@ class Builder(Player, Protocol):
         """True where a margin, `size` edits away, has fallen so little that no small set will be built."""
 
 
-def grow(player: Builder, *, tallest: int) -> Generator[Edits, Margins, State]:
+def grow(player: Builder, *, tallest: int, until: int, patience: float = np.inf) -> Generator[Edits, Margins, State]:
     """Build a state from nothing, all edits of a question that help at once, until it flips.
 
     Leaps ahead of it tell how near that is, until one of them flips: that is the best, then, for the time being.
 
     Args:
         tallest: edits that it stays below, as it stays below those of the best state.
+        until: queries left at which it is over. patience: steps without progress after which it is given up.
 
     Returns:
         What was built, where nothing flipped; else no edit.
@@ -62,8 +63,9 @@ def grow(player: Builder, *, tallest: int) -> Generator[Edits, Margins, State]:
     beliefs, tuning, best = player.beliefs, player.tuning, player.best
     state, margin, begun = State.empty(), player.clean, player.left
     height, lowest, leapt = 0, margin, False  # of the farthest leap; whether one flipped
-    while player.left > player.until and len(state) + 1 < min(tallest, len(player.best or range(tallest))):
-        if not leapt and player.hopeless(height, lowest, begun - player.left):
+    stalled = 0
+    while player.left > until and len(state) + 1 < min(tallest, len(player.best or range(tallest))):
+        if stalled >= patience or (not leapt and player.hopeless(height, lowest, begun - player.left)):
             break
         single = growing_edits(state, beliefs, optimism=tuning.optimism, count=tuning.batch - _TOGETHER, rng=player.rng)
         if not len(single):
@@ -88,6 +90,7 @@ def grow(player: Builder, *, tallest: int) -> Generator[Edits, Margins, State]:
                 leapt = lowest < 0
         sizes = np.array([1, *counts])
         place = int(((margin - values) / sizes**_POWER).argmax())
+        stalled = 0 if values[place] < margin else stalled + 1
         if values[place] < margin:
             state, margin = options[place], float(values[place])
     return state if player.best is best else State.empty()

@@ -24,6 +24,7 @@ class Tuning:
     thin: edits of the best state above which it is changed by parts, not one by one, in a large image or where scores go by steps.
     trim: edits of the best state of a large image above which several are taken away at once.
     steps: share of single edits without any effect above which scores are taken to go by steps.
+    stalls: steps without progress after which several edits at a time are given up in a small image.
     trust: questions of building before its progress is judged.
     aims: classes that the search turns to, one after the other.
     warmth: how much worse a swap may be accepted, in units of the beliefs' scale.
@@ -48,4 +49,5 @@ class Tuning:
     thin: int = 24
     trim: int = 12
     steps: float = 0.25
+    stalls: int = 6
     trust: int = 6

@@ -67,10 +67,10 @@ def known(count: int, *, seed: int) -> Additive:
     return player
 
 
-def built(player: Additive, *, tallest: int = 64) -> State:
+def built(player: Additive, *, tallest: int = 64, until: int = 0, patience: float = np.inf) -> State:
     """What `grow` gives."""
     with pytest.raises(StopIteration) as over:
-        next(grow(player, tallest=tallest))
+        next(grow(player, tallest=tallest, until=until, patience=patience))
     state: State = over.value.value
     return state
 
@@ -91,6 +91,17 @@ def test_what_is_hopeless_is_given_up_and_handed_back() -> None:
     assert player.left > 2000 - 150
     assert 8 <= len(state) <= 20
     assert player.effects[state.colours, state.cells].sum() >= 8
+
+
+def test_a_wall_is_given_up_after_so_many_steps_or_queries() -> None:
+    """Nothing helps: each step asks thirteen single edits and at most three leaps, and none is progress."""
+    for patience in (2, 5):
+        player = known(0, seed=0)
+        assert len(built(player, patience=patience)) == 0
+        assert 13 * patience <= 2000 - player.left <= 16 * patience
+    player = known(0, seed=0)
+    built(player, until=1500)
+    assert 1500 - 16 < player.left <= 1500
 
 
 @pytest.mark.parametrize("seed", range(6))
