@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from robustest import compiled
 from robustest.attack.driver import Job, play, usual_games
 from robustest.attack.find import strategy_named
 from robustest.attack.task import Notes, Strategy, Task
@@ -135,6 +136,7 @@ class _Work:
         self.batch = Batch(plan.rows, pad=plan.model.batch is not None)
         self.images: StoredImages = open_images(run, plan.data.sha256)
         self.shards = range(plan.shards) if only is None else only
+        self.share = plan.data.count * len(self.shards) // (plan.shards * max(1, workers))  # images, about
         self.notify = notify or (lambda _: None)
         self.stop = stop or threading.Event()
         self.strategy = strategy or strategy_named(plan.settings.attack)
@@ -163,6 +165,7 @@ class _Work:
         check_valid(self.run)
         check_unchanged(self.classifier, self.asked, self.plan.scores, change=self.plan.model.largest_change)
         self.served.begin(self.asked)
+        compiled.expect(self.share * self.plan.settings.queries)
         while not self.stop.is_set():
             self._play_together()
             self._play_alone()

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 import robustest
+from robustest import compiled
 from robustest.attack.task import Search, Task
 from robustest.audit.finish import finish_run, unfinished
 from robustest.audit.plan import load_plan, plan_key, shard_size
@@ -196,6 +197,19 @@ def test_two_workers_on_one_folder_share_the_work(linear: ModuleType, settings: 
         thread.join()
     assert sorted(done[0] + done[1]) == list(range(60))
     assert not unfinished(tmp_path / "run", plan)
+
+
+def test_a_process_expects_its_share_of_the_queries(
+    linear: ModuleType, settings: AttackSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Twelve shards of five images: those of one of three workers, and of one who is given two shards."""
+    expected: list[int] = []
+    monkeypatch.setattr(compiled, "expect", expected.append)
+    box = load_classifier(linear.scores)
+    plan = plan_run(tmp_path / "run", box, images_for(linear, 60), settings, origin=linear.scores, shards=12)
+    work_on(tmp_path / "run", plan, box, only=[0, 7])
+    work_on(tmp_path / "run", plan, box, workers=3)
+    assert expected == [10 * settings.queries, 20 * settings.queries]
 
 
 def test_a_run_that_is_not_done_cannot_be_finished(
