@@ -36,7 +36,10 @@ BOUNDS, HEIGHT, LIMIT, ONES = range(72, 76)
 # Edits of each state asked about, where all have as many; what is asked; of how many edits the one to be left out is drawn;
 # edits of the best state, more than any has where there is none.
 EACH, MODE, AMONG, BEST = range(76, 80)
-FIELDS = 80
+# Of single edits, all that were tried: addresses of cells and colours, and of how many there were after each turn; how many
+# edits and turns. What they did to the margin to each rival is at `MARGINS`.
+LOG, ENDS, TRIED, TURNS = range(80, 84)
+FIELDS = 84
 
 # `NEXT`: to go on; room in the table or an order is needed first; effects are to be measured; it is over; a smaller state flips.
 SWAP, CROWDED, TIED, MEASURE, OVER, FLIPPED = range(6)

@@ -30,14 +30,14 @@ def ranked(scores: Floats, count: int, avoid: Ints, never: np.float32) -> tuple[
     for kind in range(kinds):
         for cell in avoid:
             scores[kind, cell] = never
-    highest = scores[0].copy()
+    highest = np.empty(width, np.float32)
+    # One number for a score and its cell, ordered like the scores: a float's bits are, but for the sign. + 0 makes -0 to 0.
+    for cell in range(width):
+        highest[cell] = scores[0, cell] + _NONE
     for kind in range(1, kinds):
         row = scores[kind]
         for cell in range(width):
-            highest[cell] = max(highest[cell], row[cell])
-    # One number for a score and its cell, ordered like the scores: a float's bits are, but for the sign. + 0 makes -0 to 0.
-    for cell in range(width):
-        highest[cell] += _NONE
+            highest[cell] = max(highest[cell], row[cell] + _NONE)
     bits = highest.view(np.int32)
     least = np.empty(1, np.float32)
     least[0] = never / 2

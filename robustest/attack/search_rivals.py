@@ -39,6 +39,13 @@ class Rivals:
         """Keep what single edits of the clean image did to the margin (N, R) to each rival."""
         self.singles.append((cells, colours, self.clean - rows))
 
+    def hear_in_turn(self, cells: Ints, colours: Ints, rows: NDArray[np.float64], ends: list[int]) -> None:
+        """As `hear` of several batches, one after the other, up to each of these ends."""
+        drops, start = self.clean - rows, 0
+        for end in ends:
+            self.singles.append((cells[start:end], colours[start:end], drops[start:end]))
+            start = end
+
     def ranked(self) -> list[int]:
         """Rivals by how many edits each would take, were all as good as the best ones tried."""
         if not self.singles:

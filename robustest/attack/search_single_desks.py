@@ -101,8 +101,14 @@ def heed(
             scores[starts[game] : starts[game] + found],
             desk[desks.LABEL],
             addresses.ints_at(desk[desks.CLASSES], rivals),
-            addresses.double_rows_at(desk[desks.MARGINS], found, rivals),
+            addresses.double_rows_at(desk[desks.MARGINS] + 8 * rivals * desk[desks.TRIED], found, rivals),
         )
+        log = addresses.int_rows_at(desk[desks.LOG] + 16 * desk[desks.TRIED], found, 2)
+        for row in range(found):
+            log[row, 0], log[row, 1] = cells[row], colours[row]
+        desk[desks.TRIED] += found
+        addresses.ints_at(desk[desks.ENDS] + 8 * desk[desks.TURNS], 1)[0] = desk[desks.TRIED]
+        desk[desks.TURNS] += 1
         desk[desks.COUNT] += new
         desk[desks.LEFT] -= max(new, (found + 3) // 4)
         desk[desks.FLATS] += flat

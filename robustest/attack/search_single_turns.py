@@ -57,7 +57,11 @@ class SingleTurns(Desk):
         super().__init__(player, 1)
         self.numbers[0] = player.clean
         self.screener, desk = player, self.desk
-        self.margins = np.empty((player.tuning.batch, len(player.asked.classes)))
+        turns = max(player.left - stop, 0) + 1  # at most: each takes one query, and one of four that it asks
+        tried = 4 * turns + player.tuning.batch
+        self.margins = np.empty((tried, len(player.asked.classes)))
+        self._log, self._ends = np.empty((tried, 2), np.int64), np.empty(turns, np.int64)
+        desk[desks.LOG], desk[desks.ENDS] = address_of(self._log), address_of(self._ends)
         self._tuned = player.beliefs.tuning()
         energy, expected, phase, factor = self._tuned
         desk[desks.MARKS : desks.PHASES] = [
@@ -72,6 +76,10 @@ class SingleTurns(Desk):
         """Tell the player what was asked and what came of it."""
         super().hand_back()
         self.screener.flats += int(self.desk[desks.FLATS])
+        tried, turns = self.desk[desks.TRIED : desks.TURNS + 1].tolist()
+        if self.screener.rivals is not None:
+            cells, colours = self._log[:tried].T.copy()
+            self.screener.rivals.hear_in_turn(cells, colours, self.margins[:tried], self._ends[:turns].tolist())
 
     def _settle(self, following: int) -> None:
         """What compiled code cannot do: make room in a table, or put equal scores in order."""
@@ -120,10 +128,5 @@ class SingleTurns(Desk):
             REGION_PRIOR,
             COLOUR_PRIOR,
         )
-        for one in turns:
-            rivals, count = one.screener.rivals, len(one)
-            if rivals is not None:
-                cells, colours = one.part(desks.SWAPS, count).copy(), one.part(desks.SHADES, count).copy()
-                rivals.hear(cells, colours, one.margins[:count])
         going: list[bool] = (following == desks.SWAP).tolist()
         return going

@@ -16,6 +16,7 @@ from robustest.results import Margins
 Ints = NDArray[np.int64]
 
 _SIZES = tuple(size << power for power in range(15) for size in (2, 3))  # 2, 3, 4, 6, 8, 12, ...
+_SORTED = np.array(_SIZES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,12 +95,16 @@ def stretches(order: State, bounds: Sequence[tuple[int, int]]) -> Batch:
 
 def prefixes(order: State) -> Batch:
     """The first 2, 3, 4, 6, 8, 12, ... edits of an order, and all of it."""
+    if fast():
+        return Batch(*search_turn_kernels.prefixes(order.cells, order.colours, _SORTED))
     return stretches(order, [*((0, size) for size in _SIZES if size < len(order)), (0, len(order))])
 
 
 def without_parts(state: State, order: Ints, group: int) -> Batch:
     """States with so many edits fewer, those next in an order of their k places, until each was left out once; k >= 1."""
     size = len(state)
+    if fast():
+        return Batch(*search_turn_kernels.without_parts(state.cells, state.colours, order, group))
     part_of = np.empty(size, np.int64)
     part_of[order] = np.arange(size) // group
     kept = part_of != np.arange(-(-size // group))[:, None]

@@ -355,3 +355,38 @@ def without_each(cells: Ints, colours: Ints) -> tuple[Ints, Ints]:
             other = place if place < row else place + 1
             less_cells[row, place], less_colours[row, place] = cells[other], colours[other]
     return less_cells, less_colours
+
+
+@compiled
+def prefixes(cells: Ints, colours: Ints, sizes: Ints) -> tuple[Ints, Ints, Ints]:
+    """`search_states.prefixes`: cells, colours and offsets; sizes: in rising order."""
+    whole = len(cells)
+    count = np.searchsorted(sizes, whole)
+    offsets = np.zeros(count + 2, np.int64)
+    for row in range(count + 1):
+        offsets[row + 1] = offsets[row] + (sizes[row] if row < count else whole)
+    all_cells, all_colours = np.empty(offsets[-1], np.int64), np.empty(offsets[-1], np.int64)
+    for row in range(count + 1):
+        for place in range(offsets[row + 1] - offsets[row]):
+            all_cells[offsets[row] + place], all_colours[offsets[row] + place] = cells[place], colours[place]
+    return all_cells, all_colours, offsets
+
+
+@compiled
+def without_parts(cells: Ints, colours: Ints, order: Ints, group: int) -> tuple[Ints, Ints, Ints]:
+    """`search_states.without_parts`: cells, colours and offsets."""
+    size = len(cells)
+    part_of = np.empty(size, np.int64)
+    for rank in range(size):
+        part_of[order[rank]] = rank // group
+    parts = (size + group - 1) // group
+    offsets = np.zeros(parts + 1, np.int64)
+    left_cells, left_colours = np.empty(parts * size, np.int64), np.empty(parts * size, np.int64)
+    edit = 0
+    for part in range(parts):
+        for place in range(size):
+            if part_of[place] != part:
+                left_cells[edit], left_colours[edit] = cells[place], colours[place]
+                edit += 1
+        offsets[part + 1] = edit
+    return left_cells[:edit], left_colours[:edit], offsets

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from robustest import compiled
 from robustest.attack.search_states import Batch, State, prefixes, stretches, without_parts
 from robustest.attack.shrink import keeping
 from robustest.results import Edits
+
+pytestmark = pytest.mark.usefixtures("loops_as_before")
 
 
 def some_state(size: int, seed: int) -> State:
@@ -22,8 +26,9 @@ def listed(batch: Batch) -> list[list[tuple[int, int]]]:
     return [list(zip(state.cells.tolist(), state.colours.tolist(), strict=True)) for state in states]
 
 
-@given(size=st.integers(1, 40), group=st.integers(1, 45), seed=st.integers(0, 99))
-def test_each_part_of_an_order_is_left_out_once(size: int, group: int, seed: int) -> None:
+@given(size=st.integers(1, 40), group=st.integers(1, 45), seed=st.integers(0, 99), fast=st.booleans())
+def test_each_part_of_an_order_is_left_out_once(size: int, group: int, seed: int, fast: bool) -> None:
+    compiled.use(fast)
     state, order = some_state(size, seed), np.random.default_rng(seed).permutation(size)
     edits = list(zip(state.cells.tolist(), state.colours.tolist(), strict=True))
     wanted = []
@@ -33,8 +38,9 @@ def test_each_part_of_an_order_is_left_out_once(size: int, group: int, seed: int
     assert listed(without_parts(state, order, group)) == wanted
 
 
-@given(size=st.integers(1, 40), seed=st.integers(0, 99))
-def test_prefixes_and_stretches(size: int, seed: int) -> None:
+@given(size=st.integers(1, 40), seed=st.integers(0, 99), fast=st.booleans())
+def test_prefixes_and_stretches(size: int, seed: int, fast: bool) -> None:
+    compiled.use(fast)
     state = some_state(size, seed)
     edits = list(zip(state.cells.tolist(), state.colours.tolist(), strict=True))
     sizes = [length for length in (2, 3, 4, 6, 8, 12, 16, 24, 32) if length < size]
