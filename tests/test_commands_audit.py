@@ -65,6 +65,21 @@ def test_the_command_of_a_result_has_the_flags_of_the_input_spec_and_gives_it_ag
     assert Path("again", "result.json").read_bytes() == Path("run", "result.json").read_bytes()
 
 
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--certify", "l7"], "--certify must be a list of l0, l0_dims, l1, l2, linf; got 'l7'"),
+        (["--certify", "linf", "--certify-seconds", "0"], "--certify-seconds must be > 0; got 0"),
+    ],
+)
+def test_proofs_that_cannot_be_asked_for_are_refused_before_the_attack(
+    data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: list[str], words: str
+) -> None:
+    assert run(["audit", NAME, data, "-o", str(tmp_path / "run"), "--queries", "20", *flags]) == 2
+    assert words in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
 def test_pictures_left_out_are_counted_and_named(
     linear: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -72,6 +72,10 @@ def audit(
     settings = attack.settings()
     check_call(settings, workers=workers, limit=limit)
     requirements_of(require)
+    if certify is not None:  # before the attack: hours of it are not to end at a misspelt norm
+        from robustest.commands.certify import norms_of
+
+        norms_of(certify, certify_seconds, flag="--certify", seconds_flag="--certify-seconds")
     data = read_images(images)
     required = requirements_of(require, min(len(data), limit or len(data)))
     classifier = spec.load(model, device=devices[0] if devices else None)

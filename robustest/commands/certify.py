@@ -51,19 +51,15 @@ def certify(
 
     from robustest.audit.files import storage, writing
     from robustest.classifiers.classifier import check_fit, classes_of
-    from robustest.errors import InvalidSetting, MissingExtra
+    from robustest.errors import InvalidSetting
     from robustest.images import as_unit, check_labels
     from robustest.results import rounded_down
 
-    chosen = [name.strip() for name in norms.split(",") if name.strip()]
-    if not chosen or set(chosen) - set(_NORMS):
-        raise InvalidSetting(f"--norms must be a list of {', '.join(_NORMS)}; got {norms!r}.")
-    if not seconds > 0 or number < 1:
-        raise InvalidSetting(f"--seconds must be > 0 and --images >= 1; got {seconds:g} and {number}.")
-    try:
-        from robustest.bounds.check import checker_of
-    except ImportError as error:
-        raise MissingExtra(error.name or "torch", "bounds", "robustest certify") from error
+    chosen = norms_of(norms, seconds)
+    if number < 1:
+        raise InvalidSetting(f"--images must be >= 1; got {number}.")
+    from robustest.bounds.check import checker_of
+
     sample = read_images(images)
     sample = sample.take(range(min(number, len(sample))))
     classifier = spec.load(model)
@@ -134,6 +130,26 @@ def certify(
         if (out / "certificates").is_dir() and (note := _of_recheck(classifier, shape)) is not None:
             print(f"robustest: {note}", file=sys.stderr)
     return 0
+
+
+def norms_of(norms: str, seconds: float, *, flag: str = "--norms", seconds_flag: str = "--seconds") -> list[str]:
+    """The norms of a list separated by commas, checked together with all else that proofs need.
+
+    Raises:
+        InvalidSetting: an unknown norm, or no time. MissingExtra: `bounds` is not installed.
+    """
+    from robustest.errors import InvalidSetting, MissingExtra
+
+    chosen = [name.strip() for name in norms.split(",") if name.strip()]
+    if not chosen or set(chosen) - set(_NORMS):
+        raise InvalidSetting(f"{flag} must be a list of {', '.join(_NORMS)}; got {norms!r}.")
+    if not seconds > 0:
+        raise InvalidSetting(f"{seconds_flag} must be > 0; got {seconds:g}.")
+    try:
+        import robustest.bounds.check  # noqa: F401
+    except ImportError as error:
+        raise MissingExtra(error.name or "torch", "bounds", "robustest certify") from error
+    return chosen
 
 
 def _of_recheck(classifier: Classifier, shape: tuple[int, int, int]) -> str | None:
