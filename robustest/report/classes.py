@@ -10,7 +10,7 @@ import numpy as np
 from robustest.audit.records import ImageRecord
 from robustest.audit.statistics import clopper_pearson, median_of
 from robustest.audit.summary import AuditSummary
-from robustest.report.words import Table, bare_distance, interval, percent, shortened
+from robustest.report.words import Table, bare_distance, interval, percent, plural, shortened
 from robustest.results import Verdict
 
 _LARGEST_MATRIX = 16  # classes; of more, the most frequent pairs are listed
@@ -106,7 +106,7 @@ def confusion_of(summary: AuditSummary) -> Confusion | None:
     (label, answer), count = pairs.most_common(1)[0]
     note = f"Most often: {name(label)} taken for {name(answer)}, {count:,} of {pairs.total():,} flips."
     if count == 1:
-        note = f"No pair of classes occurs more than once in {pairs.total():,} flips."
+        note = f"No pair of classes occurs more than once in {plural(pairs.total(), 'flip')}."
     involved = sorted({label for pair in pairs for label in pair})
     if len(involved) > _LARGEST_MATRIX:
         ordered = sorted(pairs.items(), key=lambda item: (-item[1], item[0]))[:_MOST_PAIRS]

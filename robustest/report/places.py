@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from robustest.audit.summary import AuditSummary
 from robustest.images import Pixels
 from robustest.report.pictures import coarse, heat_uri, ramp_uri
-from robustest.report.words import Table, percent
+from robustest.report.words import Table, percent, plural
 from robustest.saliency.mixture import saliency_of
 
 _MOST_IMAGES = 200  # whose saliency is computed for the mean
@@ -62,7 +62,7 @@ def places_of(summary: AuditSummary, images: Pixels | None) -> Places | None:
     cells = coarse(counts.reshape(height, width))
     step = -(-height // cells.shape[0])
     maps = [Map("changed pixels", heat_uri(cells), "heat map of changed pixels", f"{cells.max():,.0f}")]
-    note = f"{changed:,} pixels were changed in {len(flipped):,} flipped images."
+    note = f"{plural(changed, 'pixel')} {'was' if changed == 1 else 'were'} changed in {plural(len(flipped), 'flipped image')}."
     if images is not None:
         mean, hits, looked = _saliency(summary, images)
         maps.append(
@@ -100,7 +100,9 @@ def _table(cells: NDArray[np.float64], step: int, images: int) -> Table:
         if cells.flat[place]
     )
     what = "positions" if step == 1 else f"cells of {step} x {step} pixels"
-    return Table(f"Most frequent {what} in {images:,} flipped images", ("row", "column", "changed"), rows, (0, 1, 2))
+    return Table(
+        f"Most frequent {what} in {plural(images, 'flipped image')}", ("row", "column", "changed"), rows, (0, 1, 2)
+    )
 
 
 def _span(cell: int, step: int) -> str:

@@ -29,7 +29,7 @@ def test_large_images_are_counted_in_cells() -> None:
     images = np.zeros((1, 112, 112, 1), np.uint8)
     places = places_of(audit_of([flip(0, 1, [0, 1, 112, 113, 5])], images=images)[0], None)
     assert places is not None
-    assert places.table.caption == "Most frequent cells of 2 x 2 pixels in 1 flipped images"
+    assert places.table.caption == "Most frequent cells of 2 x 2 pixels in 1 flipped image"
     assert places.table.rows == (("0-1", "0-1", "4"), ("0-1", "4-5", "1"))
 
 
