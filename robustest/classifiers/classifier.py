@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -122,6 +122,11 @@ def classes_of(scores: Scores, output: Output) -> NDArray[np.int64]:
     return np.asarray(scores.argmax(axis=1), dtype=np.int64)
 
 
+def as_rows(answer: NDArray[Any]) -> NDArray[Any]:
+    """Scores (N, K, 1, 1), as networks without a last flattening give them, as (N, K); whatever else as it is."""
+    return answer.reshape(answer.shape[:2]) if answer.ndim > 2 and set(answer.shape[2:]) == {1} else answer
+
+
 def check_scores(scores: object, count: int, output: Output, *, source: str) -> Scores:
     """Check what a classifier returned for `count` images; one float an image is of class 1 of two, see `binary`.
 
@@ -142,6 +147,7 @@ def check_scores(scores: object, count: int, output: Output, *, source: str) -> 
                 f"'label'; got {array.dtype} of shape {array.shape}. Declare output 'logits' or 'probabilities' otherwise."
             )
         return array.astype(np.int64)
+    array = as_rows(array)
     if len(array.shape) and len(array) == count and is_one_number(array):
         array = as_two_classes(array, output, source=source)
     if array.ndim != 2 or array.shape[0] != count or array.shape[1] < 2 or array.dtype.kind not in "fiu":

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robustest.classifiers.canvas import HostCanvas
-from robustest.classifiers.classifier import Canvas, ClassifierInfo, Images, check_scores
+from robustest.classifiers.classifier import Canvas, ClassifierInfo, Images, as_rows, check_scores
 from robustest.classifiers.onnx_digest import model_digest
 from robustest.classifiers.shapes import check_whole_numbers, guess_output, guess_spec, image_shape, whole
 from robustest.classifiers.spec import InputSpec, Output, spec_beside
@@ -132,7 +132,7 @@ class OnnxClassifier:
                 f"{error} The file leaves the size of its images open, so it was asked about {width}x{height} ones to see what it gives. Say "
                 "it: --output logits (or probabilities, label), or output = ... in a model.toml; or export it with its size."
             ) from error
-        output, how = guess_output(answer)
+        output, how = guess_output(as_rows(answer))
         return replace(self._info, spec=replace(self._spec, output=output), guessed=(*self._info.guessed, how))
 
     def _run(self, batch: NDArray[np.float32]) -> Scores:
@@ -197,8 +197,13 @@ def _ends(session: Any, path: Path) -> tuple[list[Any], list[Any]]:
 
 def _classes(output: Any) -> int | None:
     """How many classes the shape of the scores says; one number an image is of two. Class numbers say nothing of it."""
-    classes = whole(output.shape[-1]) if len(output.shape) == 2 and "int" not in output.type else None
+    classes = whole(output.shape[1]) if _is_rows(output.shape) and "int" not in output.type else None
     return 2 if classes == 1 else classes
+
+
+def _is_rows(shape: list[Any]) -> bool:
+    """True for (N, K) and for (N, K, 1, 1)."""
+    return len(shape) == 2 or (len(shape) > 2 and all(side == 1 for side in shape[2:]))
 
 
 def _chosen(outputs: list[Any], kind: Output | None, path: Path) -> tuple[Any, tuple[str, ...]]:
@@ -209,7 +214,7 @@ def _chosen(outputs: list[Any], kind: Output | None, path: Path) -> tuple[Any, t
         whole_numbers = "int" in output.type
         if kind == "label":
             return whole_numbers
-        return output.type.startswith("tensor(") and not whole_numbers and len(output.shape) == 2
+        return output.type.startswith("tensor(") and not whole_numbers and _is_rows(output.shape)
 
     fitting = [output for output in outputs if fits(output)]
     output = outputs[0] if not fitting or fits(outputs[0]) else fitting[0]

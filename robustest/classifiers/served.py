@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robustest.classifiers.canvas import HostCanvas
-from robustest.classifiers.classifier import Canvas, ClassifierInfo, Images, check_scores
+from robustest.classifiers.classifier import Canvas, ClassifierInfo, Images, as_rows, check_scores
 from robustest.classifiers.served_asking import Asker, ServedCounts
 from robustest.classifiers.served_grpc import V2Grpc
 from robustest.classifiers.served_http import HttpClient
@@ -225,7 +225,7 @@ class ServedClassifier:
         self._notes = chosen.notes
         guessed = self._info.guessed
         if self._guess_output:
-            output, how = guess_output(chosen.answer)
+            output, how = guess_output(as_rows(chosen.answer))
             self._spec = replace(self._spec, output=output)
             guessed = (*guessed, how)
         scores = check_scores(chosen.answer, count, self._spec.output, source=self._info.source)

@@ -247,6 +247,22 @@ def test_an_input_of_another_precision_gets_the_same_images(tmp_path: Path, kind
         load_classifier(_write_typed_onnx(tmp_path / "b.onnx", onnx.TensorProto.BOOL))
 
 
+def test_scores_that_were_not_flattened_are_rows(tmp_path: Path) -> None:
+    path = write_linear_onnx(tmp_path / "m.onnx", W, B, shape=("n", 4, 4, 3))
+    model = onnx.load(str(path))
+    model.graph.node.append(onnx.helper.make_node("Reshape", ["logits", "shape"], ["scores"]))
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array([-1, 3, 1, 1]), "shape"))
+    del model.graph.output[:]
+    model.graph.output.append(onnx.helper.make_tensor_value_info("scores", onnx.TensorProto.FLOAT, ["n", 3, 1, 1]))
+    onnx.save(model, str(path))
+    classifier = load_classifier(path)
+    assert (classifier.info.classes, classifier.info.output) == (3, "logits")
+    images = RNG.random((5, 4, 4, 3), dtype=np.float32)
+    assert classifier(images) == pytest.approx(images.reshape(5, -1) @ W + B, abs=1e-4)
+    net = torch.nn.Conv2d(3, 3, 4).eval()
+    assert load_classifier(net)(images).shape == (5, 3)
+
+
 def test_a_file_that_leaves_its_size_open_but_takes_one_alone_says_what_to_tell(tmp_path: Path) -> None:
     path = write_linear_onnx(tmp_path / "m.onnx", W, B, shape=("n", "h", "w", 3))
     with pytest.raises(ModelError, match=r"leaves the size of its images open.*--output logits"):

@@ -202,7 +202,7 @@ def test_a_server_without_metadata_needs_the_input_said() -> None:
         (small_model(shape=(-1, 48)), ModelError, "4 axes"),
         (small_model(shape=(-1, 4, 4, 5)), InvalidSpec, "channels"),
         (small_model(datatype="INT64"), ModelError, "takes INT64"),
-        (small_model(run=lambda batch: linear(batch)[:, :, None]), ModelError, "K >= 2"),
+        (small_model(run=lambda batch: np.repeat(linear(batch)[:, :, None], 2, axis=2)), ModelError, "K >= 2"),
         (small_model(run=lambda batch: linear(batch) * np.nan), ModelError, "NaN"),
     ],
 )
