@@ -105,7 +105,7 @@ def units() -> list[Unit]:
         if part == 0:
             plan += [Unit("nexar_safecv", 0, 9, 1000, attack, seed) for seed in range(1, 10) for attack in GUIDES]
     plan += [unit for part in range(3) for unit in of(LARGE[-1], part, 1000, "sigma-zero")]
-    plan += of(LARGE[-1], 2, 5000, "sift")
+    plan += [unit for attack in GUIDES for unit in of(LARGE[-1], 2, 5000, attack)]
     plan += [unit for part in range(3, len(MODELS[LARGE[-1]][1])) for unit in main(LARGE[-1], part)]
     plan += [unit for model in LARGE for attack in GUIDES for unit in of(model, 2, 1000, attack)]
     plan += [unit for model in small for unit in of(model, 2, UNLIMITED, "greedy")]
