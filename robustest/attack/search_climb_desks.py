@@ -93,10 +93,7 @@ def heed(
         colours = addresses.ints_at(desk[desks.SHADES], offsets[found])
         rows = np.empty((found, rivals))
         new, desk[desks.FLIP] = search_kernels.heed(
-            addresses.ints_at(desk[desks.TABLE], desk[desks.ROOM]),
-            addresses.ints_at(desk[desks.NUMBERED], desk[desks.ROOM]),
-            addresses.double_rows_at(desk[desks.ROWS], desk[desks.ROOM] // 2, rivals),
-            desk[desks.COUNT],
+            *desks.known_on(desk),
             width,
             cells,
             colours,

@@ -168,6 +168,31 @@ def learning_on(desk: Ints, seen: np.float32, floor: np.float32) -> Any:
 
 
 @compiled
+def borrowing_on(desk: Ints) -> tuple[Floats, Floats, Floats, Doubles, Doubles, Any]:
+    """What `search_turn_kernels.borrow` takes, up to the priors."""
+    kinds, width = desk[KINDS], desk[WIDTH]
+    return (
+        addresses.float_rows_at(desk[MEAN], kinds, width),
+        addresses.float_rows_at(desk[DEVIATION], kinds, width),
+        addresses.float_rows_at(desk[SIZE], kinds, width),
+        addresses.double_rows_at(desk[TOLD], kinds, desk[REGIONS]),
+        addresses.double_rows_at(desk[HEARD], kinds, desk[REGIONS]),
+        addresses.small_ints_at(desk[REGION], width),
+    )
+
+
+@compiled
+def known_on(desk: Ints) -> tuple[Ints, Ints, Doubles, int]:
+    """The states asked about: `Asked.table`, and how many they are."""
+    return (
+        addresses.ints_at(desk[TABLE], desk[ROOM]),
+        addresses.ints_at(desk[NUMBERED], desk[ROOM]),
+        addresses.double_rows_at(desk[ROWS], desk[ROOM] // 2, desk[RIVALS]),
+        desk[COUNT],
+    )
+
+
+@compiled
 def _edits_on(desk: Ints, count: int) -> int:
     """Edits of the first so many states that were found."""
     if desk[BOUNDS] == 0:

@@ -92,10 +92,7 @@ def heed(
             flat += abs(own[row] - clean) <= 1e-6 * abs(clean)
             drops[row] = clean - own[row]
         new = search_kernels.note(
-            addresses.ints_at(desk[desks.TABLE], desk[desks.ROOM]),
-            addresses.ints_at(desk[desks.NUMBERED], desk[desks.ROOM]),
-            addresses.double_rows_at(desk[desks.ROWS], desk[desks.ROOM] // 2, rivals),
-            desk[desks.COUNT],
+            *desks.known_on(desk),
             keys,
             own,
             scores[starts[game] : starts[game] + found],
@@ -118,7 +115,6 @@ def heed(
         tally = addresses.doubles_at(desk[desks.TALLY], 2)
         learning = desks.learning_on(desk, seen, floor)
         search_turn_kernels.learn(cells, colours, drops, noise, tally, learning)
-        mean = addresses.float_rows_at(desk[desks.MEAN], kinds, width)
         deviation = addresses.float_rows_at(desk[desks.DEVIATION], kinds, width)
         size = addresses.float_rows_at(desk[desks.SIZE], kinds, width)
         phases = desk[desks.PHASES]
@@ -136,16 +132,7 @@ def heed(
             size,
             size,
         )
-        search_turn_kernels.borrow(
-            mean,
-            deviation,
-            size,
-            addresses.double_rows_at(desk[desks.TOLD], kinds, desk[desks.REGIONS]),
-            addresses.double_rows_at(desk[desks.HEARD], kinds, desk[desks.REGIONS]),
-            addresses.small_ints_at(desk[desks.REGION], width),
-            region_prior,
-            colour_prior,
-        )
+        search_turn_kernels.borrow(*desks.borrowing_on(desk), region_prior, colour_prior)
         going = desk[desks.LEFT] > desk[desks.STOP] and desk[desks.FLIP] < 0
         if 0 < desk[desks.TIRING] <= desk[desks.FLAT]:
             going = False

@@ -176,10 +176,7 @@ def heed(
             addresses.int_rows_at(desk[desks.STATE], 2, size),
             addresses.doubles_at(desk[desks.NEED], size),
             numbers,
-            addresses.ints_at(desk[desks.TABLE], desk[desks.ROOM]),
-            addresses.ints_at(desk[desks.NUMBERED], desk[desks.ROOM]),
-            addresses.double_rows_at(desk[desks.ROWS], desk[desks.ROOM] // 2, desk[desks.RIVALS]),
-            desk[desks.COUNT],
+            *desks.known_on(desk),
             tally,
             noise,
             desks.learning_on(desk, seen, floor),
@@ -225,10 +222,7 @@ def _measure(desk: Ints, margins: Doubles, scores: Doubles) -> None:
             marks[colours[row, 0], cells[row, 0]] = True
     told = np.empty((size if aim >= 0 else 0, rivals))
     new = search_kernels.note(
-        addresses.ints_at(desk[desks.TABLE], desk[desks.ROOM]),
-        addresses.ints_at(desk[desks.NUMBERED], desk[desks.ROOM]),
-        addresses.double_rows_at(desk[desks.ROWS], desk[desks.ROOM] // 2, rivals),
-        desk[desks.COUNT],
+        *desks.known_on(desk),
         keys,
         margins,
         scores,
@@ -246,23 +240,13 @@ def _measure(desk: Ints, margins: Doubles, scores: Doubles) -> None:
 @compiled
 def _forget(desk: Ints, growth: np.float32, region_prior: float, colour_prior: float) -> None:
     """`Beliefs.forget` and `Beliefs.borrow`."""
-    kinds, width, regions = desk[desks.KINDS], desk[desks.WIDTH], desk[desks.REGIONS]
-    mean = addresses.float_rows_at(desk[desks.MEAN], kinds, width)
+    kinds, width = desk[desks.KINDS], desk[desks.WIDTH]
     deviation = addresses.float_rows_at(desk[desks.DEVIATION], kinds, width)
     size = addresses.float_rows_at(desk[desks.SIZE], kinds, width)
     for kind in range(kinds):
         for cell in range(width):
             deviation[kind, cell] = min(deviation[kind, cell] * growth, size[kind, cell])
-    search_turn_kernels.borrow(
-        mean,
-        deviation,
-        size,
-        addresses.double_rows_at(desk[desks.TOLD], kinds, regions),
-        addresses.double_rows_at(desk[desks.HEARD], kinds, regions),
-        addresses.small_ints_at(desk[desks.REGION], width),
-        region_prior,
-        colour_prior,
-    )
+    search_turn_kernels.borrow(*desks.borrowing_on(desk), region_prior, colour_prior)
 
 
 @compiled
