@@ -79,7 +79,7 @@ def parts_of(state: State, count: int, *, across: int, rng: np.random.Generator)
     return parts
 
 
-def beside(
+def companions(
     state: State, weight: NDArray[np.float64], count: int, beliefs: Beliefs, *, reach: int, rng: np.random.Generator
 ) -> State:
     """Edits to go with a state's: next to those that matter, in their colours, a few anywhere.
@@ -109,10 +109,10 @@ def beside(
 def replacement(
     state: State, part: Ints, weight: NDArray[np.float64], beliefs: Beliefs, *, reach: int, rng: np.random.Generator
 ) -> State:
-    """`beside` the other edits of a state, at most as many as `part`, the places in it that are to be replaced."""
+    """`companions` of the other edits of a state, at most as many as `part`, the places in it that are to be replaced."""
     chances = weight + 1e-9
     chances[part] = 1e-12
-    return beside(state, chances, len(part), beliefs, reach=reach, rng=rng)
+    return companions(state, chances, len(part), beliefs, reach=reach, rng=rng)
 
 
 class Player(Protocol):
@@ -189,7 +189,7 @@ def settle(player: Player, dots: State, built: State, *, until: float) -> Playin
         if player.best is not best or 2 * len(state) > most:
             return
         reach = max(2, min(beliefs.shape) // 16)
-        more = beside(state, weight + 1e-9, len(state), beliefs, reach=reach, rng=player.rng)
+        more = companions(state, weight + 1e-9, len(state), beliefs, reach=reach, rng=player.rng)
         state, weight = state.plus(more), np.concatenate([weight, np.full(len(more), weight.mean())])
 
 
