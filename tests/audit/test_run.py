@@ -451,13 +451,24 @@ def test_a_model_that_fails_for_good_ends_the_run_which_goes_on_when_it_is_back(
     assert summary.counts.unknown == 0
 
 
-def test_a_model_that_was_swapped_is_not_worked_with(
-    linear: ModuleType, images: ImageSet, settings: AttackSettings, tmp_path: Path
-) -> None:
+def turning(linear: ModuleType) -> tuple[Callable[[np.ndarray], np.ndarray], Callable[[], None]]:  # type: ignore[type-arg]
+    """A model, and what makes it another one of the same name: scores of the other sign."""
     sign = 1.0
 
     def scores(batch: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
         return sign * np.asarray(linear.scores(batch))
+
+    def turn() -> None:
+        nonlocal sign
+        sign = -1.0
+
+    return scores, turn
+
+
+def test_a_model_that_was_swapped_is_not_worked_with(
+    linear: ModuleType, images: ImageSet, settings: AttackSettings, tmp_path: Path
+) -> None:
+    scores, turn = turning(linear)
 
     def stop(progress: Progress) -> None:
         if progress.done >= 3:
@@ -465,7 +476,7 @@ def test_a_model_that_was_swapped_is_not_worked_with(
 
     with pytest.raises(KeyboardInterrupt):
         run_audit(scores, images, None, settings, tmp_path / "run", progress=stop)
-    sign = -1.0
+    turn()
     with pytest.raises(EnvironmentFailure, match="not the model this run was planned with"):
         run_audit(scores, images, None, settings, tmp_path / "run")
 
@@ -473,14 +484,11 @@ def test_a_model_that_was_swapped_is_not_worked_with(
 def test_another_model_of_the_same_name_is_not_given_a_finished_result(
     linear: ModuleType, images: ImageSet, settings: AttackSettings, tmp_path: Path
 ) -> None:
-    sign = 1.0
-
-    def scores(batch: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
-        return sign * np.asarray(linear.scores(batch))
+    scores, turn = turning(linear)
 
     first = run_audit(scores, images, None, settings, tmp_path / "run")
     assert run_audit(scores, images, None, settings, tmp_path / "run").counts == first.counts
-    sign = -1.0
+    turn()
     with pytest.raises(EnvironmentFailure, match="not the model this run was planned with"):
         run_audit(scores, images, None, settings, tmp_path / "run")
 
