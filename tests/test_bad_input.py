@@ -110,12 +110,17 @@ MISTAKES: dict[str, tuple[Callable[[], object], list[str], int, list[str]]] = {
         2,
         ["m.onnx", "height 8", "8x9", "Resize"],
     ),
-    "colour for gray": (lambda: stored(np.zeros((4, 8, 8, 3), np.uint8)), AUDIT, 2, ["gray", "RGB", "Convert"]),
+    "colour for gray": (
+        lambda: stored(np.zeros((4, 8, 8, 3), np.uint8)),
+        AUDIT,
+        2,
+        ["gray", "RGB", "Convert", "--channels RGB"],
+    ),
     "gray for colour": (
         lambda: (model(np.tile(WEIGHTS, (3, 1)), shape=("N", 3, 8, 8)), Path("m.toml").write_text('layout = "NCHW"')),
         AUDIT,
         2,
-        ["3-channel", "gray", "Convert"],
+        ["3-channel", "gray", "Convert", "--channels gray"],
     ),
     "spec of other channels": (
         lambda: Path("m.toml").write_text('layout = "NCHW"'),

@@ -188,12 +188,12 @@ def check_output(scores: Scores, output: Output, *, source: str, constant: bool 
         worst = int(np.abs(sums - 1).argmax())
         raise ModelError(
             f"{source} is declared to give probabilities, but its scores lie in [{scores.min():g}, {scores.max():g}] and "
-            f'sum to {sums[worst]:g} for image {worst}. Declare output = "logits".'
+            f'sum to {sums[worst]:g} for image {worst}. Declare output = "logits" (--output logits).'
         )
     if output == "logits" and looks and len(scores) >= 2:
         raise ModelError(
-            f"{source} is declared to give logits, but every row of its scores is in [0, 1] and sums to 1: these are "
-            'probabilities. Declare output = "probabilities".'
+            f"{source} is taken to give logits, but every row of its scores is in [0, 1] and sums to 1: these are "
+            'probabilities. Declare output = "probabilities" (--output probabilities).'
         )
     if output == "logits":
         check_logits(scores, source=source)
@@ -221,4 +221,7 @@ def check_fit(info: ClassifierInfo, shape: tuple[int, int, int]) -> None:
     if wanted_c is not None and wanted_c != channels:
         have = "gray" if channels == 1 else "RGB"
         need = "gray (1 channel)" if wanted_c == 1 else f"{wanted_c}-channel"
-        raise InvalidImage(f"{info.source} takes {need} images; these are {have}. Convert them first.")
+        say = f'channels = "{have}" (--channels {have})'
+        raise InvalidImage(
+            f"{info.source} takes {need} images; these are {have}. Convert them, or declare {say} where that is what it takes."
+        )
