@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -90,3 +91,13 @@ def test_the_figures_go_to_a_folder_that_is_made_and_a_place_that_cannot_be_is_s
     (tmp_path / "file").write_text("")
     assert run([*words, str(tmp_path / "file" / "bench.json")]) == 4
     assert "cannot be used" in capsys.readouterr().err
+
+
+def test_what_was_guessed_is_said_once_however_many_processes(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    model = tmp_path / "alone.onnx"
+    shutil.copy(DEMO / "models" / "plain.onnx", model)
+    words = ["bench", str(model), str(DEMO / "images.npz"), "--queries", "20", "--images", "2", "--turns", "1"]
+    assert run([*words, "--workers", "2"]) == 0
+    assert capfd.readouterr().err.count("guessed of alone.onnx") == 1

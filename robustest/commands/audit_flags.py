@@ -91,17 +91,24 @@ class ModelFlags:
         str | None, _flag("sha256:<digest> of a model file that may run code when it is loaded (pickles and the like).")
     ] = None
 
-    def load(self, model: str, *, device: str | None = None, threads: int | None = None) -> Classifier:
-        """The classifier, with what these flags say in place of what lies beside it."""
+    def load(
+        self, model: str, *, device: str | None = None, threads: int | None = None, quiet: bool = False
+    ) -> Classifier:
+        """The classifier, with what these flags say in place of what lies beside it.
+
+        Args:
+            quiet: say nothing of warnings and guesses, in a process beside one that did.
+        """
         given = {name: getattr(self, name) for name in ("layout", "channels", "scale", "mean", "std", "output")}
         told = {name: value for name, value in given.items() if value not in (None, ())}
         with warnings.catch_warnings(record=True) as caught:
             classifier = load_classifier(
                 model, self.input, told=told, device=device, threads=threads, trust_model=self.trust_model
             )
-        for warning in caught:
-            print(f"robustest: {warning.message}", file=sys.stderr)
-        tell_guesses(classifier)
+        if not quiet:
+            for warning in caught:
+                print(f"robustest: {warning.message}", file=sys.stderr)
+            tell_guesses(classifier)
         return classifier
 
 

@@ -92,4 +92,4 @@ def bench(
 
 
 def _opened(spec: ModelFlags, model: str, device: str | None, threads: int) -> Classifier:
-    return spec.load(model, device=device, threads=threads)
+    return spec.load(model, device=device, threads=threads, quiet=True)
