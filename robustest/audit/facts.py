@@ -77,6 +77,7 @@ class Columns:
 
     verdict: (N,) index into the list of `Verdict`. distance: (N,) in the norm attacked, NaN where not flipped.
     l0_pixels: (N,), -1 where not flipped. queries, remembered, checks: (N,).
+    unchecked: (N,) 1 where not every pixel of a flip was checked to be needed, else 0.
     """
 
     verdict: NDArray[np.int8]
@@ -85,3 +86,4 @@ class Columns:
     queries: NDArray[np.int64]
     remembered: NDArray[np.int64]
     checks: NDArray[np.int64]
+    unchecked: NDArray[np.int64]

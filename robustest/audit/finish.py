@@ -98,13 +98,16 @@ def _columns(run: Path, plan: Plan) -> Columns:
     count = plan.data.count
     verdict = np.zeros(count, np.int8)
     distance = np.full(count, np.nan)
-    numbers = {name: np.zeros(count, np.int64) for name in ("l0_pixels", "queries", "remembered", "checks")}
+    numbers = {
+        name: np.zeros(count, np.int64) for name in ("l0_pixels", "queries", "remembered", "checks", "unchecked")
+    }
     for shard in range(plan.shards):
         path = shard_folder(run, shard) / FILE
         with reading(path) as db:
             key = db.execute("SELECT value FROM meta WHERE key = 'key'").fetchone()[0]
             rows = db.execute(
-                "SELECT idx, verdict, distance, coalesce(l0_pixels, -1), queries, remembered, checks FROM image ORDER BY idx"
+                "SELECT idx, verdict, distance, coalesce(l0_pixels, -1), queries, remembered, checks, "
+                "coalesce(minimal = 0, 0) FROM image ORDER BY idx"
             ).fetchall()
         places = plan.indices(shard)
         whole = all(row[1] in kinds and (row[1] != Verdict.FLIPPED.value or row[2] is not None) for row in rows)
@@ -152,6 +155,12 @@ def _doubts(plan: Plan, columns: Columns) -> tuple[str, ...]:
     if plan.model.spec.output == "label":
         doubts.append(
             "The model gives its class alone, so the search had no margins to go by and finds less than with scores."
+        )
+    if columns.unchecked.any():
+        flipped = int((columns.verdict == list(Verdict).index(Verdict.FLIPPED)).sum())
+        doubts.append(
+            f"For {columns.unchecked.sum():,} of {flipped:,} flipped images the budget did not suffice to check that every changed "
+            "pixel is needed: their distances may be too large."
         )
     return tuple(doubts)
 

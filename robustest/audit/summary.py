@@ -320,4 +320,5 @@ def columns_of(records: Sequence[ImageRecord], norm: str) -> Columns:
         queries=np.array([record.queries for record in records], dtype=np.int64),
         remembered=np.array([record.remembered for record in records], dtype=np.int64),
         checks=np.array([record.checks for record in records], dtype=np.int64),
+        unchecked=np.array([record.minimal is False for record in records], dtype=np.int64),
     )

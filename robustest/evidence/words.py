@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from robustest.audit.summary import AuditSummary
-from robustest.report.html import doubts
 
 ATLAS_VERSION = "5.6.0"
 
@@ -58,7 +57,7 @@ def limitations(summary: AuditSummary) -> list[str]:
         lines.append("Parts of the input spec were guessed: " + "; ".join(summary.model.guessed) + ".")
     if summary.model.sha256 is None:
         lines.append("The model is not a file: it is identified by its name only, and a replay must use the same one.")
-    lines.extend(f"Doubt: {doubt}" for doubt in doubts(summary))
+    lines.extend(f"Doubt: {doubt}" for doubt in summary.doubts)
     return lines
 
 

@@ -40,7 +40,7 @@ _COLOPHON = (
 )
 
 
-__all__ = ["doubts", "facts", "lede", "report_page", "tiles", "write_comparison", "write_report"]
+__all__ = ["facts", "lede", "report_page", "tiles", "write_comparison", "write_report"]
 
 
 def write_report(summary: AuditSummary, path: str | Path, *, images: Pixels | None = None) -> Path:
@@ -85,7 +85,7 @@ def report_page(summary: AuditSummary, *, images: Pixels | None = None) -> str:
         tiles=tiles(summary),
         parts=[(ident, name) for ident, (name, part) in there.items() if part],
         facts=facts(summary),
-        doubts=[*contradictions(summary, proofs), *doubts(summary)],
+        doubts=[*contradictions(summary, proofs), *summary.doubts],
         survival=survival,
         proven=proven,
         convergence=convergence,
@@ -98,15 +98,6 @@ def report_page(summary: AuditSummary, *, images: Pixels | None = None) -> str:
         unit=unit_of(summary.settings.norm),
         colophon=_COLOPHON,
     )
-
-
-def doubts(summary: AuditSummary) -> list[str]:
-    """What is to be read before any number: the audit's own doubts, and flips that may have been shrunk further."""
-    unchecked = sum(record.minimal is False for record in summary.records)
-    if not unchecked:
-        return list(summary.doubts)
-    what = f"For {unchecked:,} of {summary.counts.flipped:,} flipped images the budget did not suffice to check that every changed pixel is needed"
-    return [*summary.doubts, f"{what}: their distances may be too large."]
 
 
 def lede(summary: AuditSummary) -> str:

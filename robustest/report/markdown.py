@@ -7,7 +7,7 @@ from pathlib import Path
 
 from robustest.audit.summary import AuditSummary
 from robustest.report.files import write_text
-from robustest.report.html import doubts, facts, lede, tiles
+from robustest.report.html import facts, lede, tiles
 from robustest.report.words import axis_of, bare_distance, headline, interval, percent
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]()<>#+!|~])")
@@ -23,8 +23,8 @@ def write_markdown(summary: AuditSummary, path: str | Path) -> Path:
 def markdown_page(summary: AuditSummary) -> str:
     """The summary as text: headline, doubts, key figures, survival, and what it takes to get it again."""
     lines = [f"# {escaped(headline(summary))}", "", escaped(lede(summary)), ""]
-    if told := doubts(summary):
-        lines += ["**Read this first: reasons to doubt**", "", *(f"- {escaped(doubt)}" for doubt in told), ""]
+    if summary.doubts:
+        lines += ["**Read this first: reasons to doubt**", "", *(f"- {escaped(doubt)}" for doubt in summary.doubts), ""]
     lines += ["| | | |", "| --- | --- | --- |"]
     for tile in tiles(summary):
         lines.append(f"| {tile.name} | {' '.join(filter(None, (tile.figure, tile.of)))} | {_row(tile.more)} |")

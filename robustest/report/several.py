@@ -17,7 +17,6 @@ from robustest.report.charts import Chart, line_chart
 from robustest.report.curves import survival_line, survival_top
 from robustest.report.files import write_text
 from robustest.report.gallery import Sprite, sprite_of
-from robustest.report.html import doubts as doubts_of
 from robustest.report.html import facts
 from robustest.report.pictures import Pictures, pictures_of
 from robustest.report.rendering import render
@@ -98,7 +97,7 @@ def write_several(
         chart=_chart(summaries),
         curve=_curve_table(summaries),
         paired=paired_sentences(summaries),
-        doubts=[f"{name}: {doubt}" for name, summary in summaries.items() for doubt in doubts_of(summary)],
+        doubts=[f"{name}: {doubt}" for name, summary in summaries.items() for doubt in summary.doubts],
         links=dict(links or {}),
         commands=list(dict.fromkeys(summary.command for summary in summaries.values())),
         facts={name: facts(summary) for name, summary in summaries.items()},

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from robustest.audit.requirements import Answer
 from robustest.audit.summary import AuditSummary
-from robustest.report.html import doubts, tiles
+from robustest.report.html import tiles
 from robustest.report.several import Proven, figures, paired_sentences
 from robustest.report.words import headline
 
@@ -25,7 +25,7 @@ _WIDEST_DRAWING = 64  # pixels; two a line of text
 def print_summary(summary: AuditSummary, *, console: Console | None = None) -> None:
     """Print what a finished audit came to: doubts first, then the key figures with their intervals."""
     out = console or Console(highlight=False)
-    for doubt in doubts(summary):
+    for doubt in summary.doubts:
         out.print(Text(f"Reason to doubt: {doubt}", "yellow"))
     out.print(Text(headline(summary), "bold"))
     table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
@@ -68,7 +68,7 @@ def print_figures(
     """Print the key figures of several audits side by side, and whether their difference can be chance."""
     out = console or Console(highlight=False)
     for name, summary in summaries.items():
-        for doubt in doubts(summary):
+        for doubt in summary.doubts:
             out.print(Text(f"Reason to doubt {name}: {doubt}", "yellow"))
     content = figures(summaries, proven)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)

@@ -339,7 +339,7 @@ def test_a_classifier_that_is_always_wrong_leaves_nothing_to_test_and_says_how_w
 def test_names_of_another_number_than_the_models_classes_are_a_reason_to_doubt(
     linear: ModuleType, images: ImageSet, tmp_path: Path
 ) -> None:
-    quick = AttackSettings(queries=20)
+    quick = AttackSettings(queries=400)
     few = run_audit(linear.scores, replace(images, class_names=("cat", "dog")), None, quick, tmp_path / "few")
     assert "The images name 2 classes" in few.doubts[0]
     assert "cat, dog; the model has 3" in few.doubts[0]
@@ -375,7 +375,7 @@ def test_labels_of_classes_that_a_function_does_not_score_are_refused_before_the
 
 
 def test_a_function_that_changes_its_input_in_place_is_asked_what_it_was_asked(
-    linear: ModuleType, images: ImageSet, settings: AttackSettings, tmp_path: Path
+    linear: ModuleType, images: ImageSet, tmp_path: Path
 ) -> None:
     def consuming(batch: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
         scores = np.asarray(linear.scores(batch))
@@ -388,13 +388,13 @@ def test_a_function_that_changes_its_input_in_place_is_asked_what_it_was_asked(
     found = robustest.find_adversarial(consuming, floats[0], int(images.labels[0]), queries=60)
     assert (found.verdict, found.l0_pixels, found.curve) == (plain.verdict, plain.l0_pixels, plain.curve)
     assert np.array_equal(floats, kept)
-    assert run_audit(consuming, images, None, settings, tmp_path / "run").doubts == ()
+    assert run_audit(consuming, images, None, AttackSettings(queries=400), tmp_path / "run").doubts == ()
 
 
 def test_a_model_that_is_wrong_about_most_images_is_a_reason_to_doubt(
     linear: ModuleType, images: ImageSet, tmp_path: Path
 ) -> None:
-    quick = AttackSettings(queries=20)
+    quick = AttackSettings(queries=400)
     shifted = images.labels.copy()  # 22 of 24 are right; the lower end of the interval of 18 of 24 is 0.533
     shifted[:20] = (shifted[:20] + 1) % 3
     summary = run_audit(linear.scores, replace(images, labels=shifted), None, quick, tmp_path / "run")
@@ -505,6 +505,18 @@ def test_a_model_that_does_not_repeat_is_doubted_at_the_top(
     summary = run_audit(scores, images, None, AttackSettings(queries=10), tmp_path / "run")
     assert summary.model.largest_change > 0
     assert "does not repeat" in summary.doubts[0]
+
+
+@pytest.mark.parametrize("queries", [60, 400])
+def test_flips_that_may_be_too_large_for_want_of_queries_are_a_reason_to_doubt(
+    queries: int, linear: ModuleType, images: ImageSet, tmp_path: Path
+) -> None:
+    summary = run_audit(linear.scores, images, None, AttackSettings(queries=queries), tmp_path / "run")
+    unchecked = sum(record.minimal is False for record in summary.records)
+    assert (unchecked > 0) == (queries == 60)
+    told = f"For {unchecked} of {summary.counts.flipped} flipped images the budget did not suffice"
+    assert [told in doubt for doubt in summary.doubts] == [True] * (queries == 60)
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["doubts"] == list(summary.doubts)
 
 
 def test_a_model_that_gives_labels_alone_is_audited_and_the_result_says_so(

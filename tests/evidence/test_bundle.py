@@ -158,11 +158,7 @@ def test_names_with_markup_stay_text_and_the_draft_is_stamped_on_every_page(bund
 
 def test_limitations_name_every_doubt_of_the_report(bundle: Path) -> None:
     summary = load_summary(bundle)
-    assert summary.counts.flipped
-    records = tuple(replace(record, minimal=False if record.flipped else None) for record in summary.records)
-    told = " ".join(limitations(replace(summary, doubts=("Odd.",), _records=records)))
-    assert "Doubt: Odd." in told
-    assert "the budget did not suffice" in told
+    assert "Doubt: Odd." in limitations(replace(summary, doubts=("Odd.",)))
 
 
 def test_a_dirty_tree_is_not_evidence(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from robustest.report.html import doubts, facts, lede, tiles
+from robustest.report.html import facts, lede, tiles
 from robustest.report.words import (
     bare_distance,
     distance_words,
@@ -55,12 +55,6 @@ def test_tiles_have_counts_and_intervals() -> None:
     assert (told["flipped by a single pixel"].figure, told["flipped by a single pixel"].of) == ("1", "of 3")
     assert (told["right on the unchanged image"].figure, told["right on the unchanged image"].of) == ("3", "of 4")
     assert all("95 % interval" in told[name].more for name in told if name != "queries")
-
-
-def test_flips_that_may_be_too_large_are_a_reason_to_doubt() -> None:
-    summary = audit_of([flip(0, 1, [1, 2], minimal=False), flip(0, 1, [1])], doubts=("the model does not repeat",))[0]
-    assert doubts(summary)[0] == "the model does not repeat"
-    assert doubts(summary)[1].startswith("For 1 of 2 flipped images the budget did not suffice")
 
 
 def test_facts_are_enough_to_run_it_again() -> None:
