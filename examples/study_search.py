@@ -22,7 +22,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 from study import ROOT, code_state
-from study_search_report import CHECKS, LADDER, report
+from study_search_report import report
+from study_search_rows import CHECKS, LADDER
 
 from robustest import AttackSettings, load_classifier, load_images
 from robustest.attack.driver import Job, play
