@@ -10,12 +10,14 @@ import numpy as np
 from robustest.attack.books import Totals
 from robustest.attack.memory import Memories, Memory
 from robustest.attack.record import Record
-from robustest.attack.shrink import shrink
+from robustest.attack.shrink import shrink, shrink_singly
 from robustest.attack.task import Question, Search, Strategy, Task
 from robustest.randomness import stream
 from robustest.results import Edits, Margins
 
 _MOST_RESERVED = 200  # queries kept for shrinking, however many pixels there are
+_SHARE = 8  # of so many queries one may be kept, where pixels are put back one by one
+_TWICE = 2  # queries a pixel that this takes, at least: before some are put back, and after
 _EMPTY = Edits(np.zeros(0, np.int64), np.zeros((0, 1), np.float32), np.zeros(2, np.int64))
 
 
@@ -64,10 +66,18 @@ class Game:
         record.improve(edits, start, margins)
         pixels = 0 if record.best is None else len(record.best.pixels)
         if pixels > 1 and not self.shrinking:
-            # Rounds of putting back single pixels, each with fewer to ask; many pixels go in groups first, which is cheap.
-            self.books.reserve[self.slot] = min(3 * pixels + 16, _MOST_RESERVED, record.budget // 2)
+            self.books.reserve[self.slot] = self._reserve(pixels)
         else:
             self.books.reserve[self.slot] = 0
+
+    def _reserve(self, pixels: int) -> int:
+        """Queries left below which the best image must be checked."""
+        check, budget = self.task.notes.check, self.record.budget
+        most = _MOST_RESERVED if check == "groups" else max(_MOST_RESERVED, budget // _SHARE)
+        if check == "cheap" and pixels * _TWICE > most:
+            return 0
+        # Rounds of putting back single pixels, each with fewer to ask; many pixels go in groups first, which is cheap.
+        return min(3 * pixels + 16, most, budget // 2)
 
     def advance(self, margins: Margins) -> bool:
         """Send the answer on and take the next question; False when the game is over.
@@ -131,7 +141,9 @@ class Game:
             self.search.close()
         self.shrinking = True
         self.books.reserve[self.slot] = 0
-        self.search = shrink(self.record.best)
+        best = self.record.best
+        singly = self.task.notes.check != "groups" and self.record.left >= _TWICE * len(best.pixels)
+        self.search = shrink_singly(best) if singly else shrink(best)
         try:
             self.question = next(self.search)
         except StopIteration:

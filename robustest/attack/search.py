@@ -22,7 +22,7 @@ from robustest.attack import search_single_turns as screening
 from robustest.attack import search_turns as swapping
 from robustest.attack.search_asked import Asked
 from robustest.attack.search_beliefs import Beliefs
-from robustest.attack.search_blocks import settle, spread, thin
+from robustest.attack.search_blocks import FINEST, PARTS, settle, spread, thin
 from robustest.attack.search_guide import LARGE, features_of, regions_of, reweighted
 from robustest.attack.search_joint import grow, trim
 from robustest.attack.search_moves import Ahead, climbing_moves, fresh_swaps
@@ -48,7 +48,7 @@ _NEAREST = -1  # no rival in particular: whichever is nearest
 def game_search(task: Task, rng: np.random.Generator, tuning: Tuning | None = None) -> Search:
     """Play the pixel game on one image; see the module's docstring."""
     play = _Play(task, rng, tuning or Tuning())
-    task.notes.saliency = play.saliency
+    task.notes.saliency, task.notes.check = play.saliency, "cheap" if play.large else "pixels"
     yield from play.run()
 
 
@@ -122,7 +122,7 @@ class _Play:
             yield from settle(self, self.dots, self.built, until=self.left / 4)
         yield from self._force()
         if (by_parts or self._far()) and not (early or self.label_only):
-            yield from thin(self, least=self.tuning.thin)
+            yield from thin(self, least=self.tuning.thin, finest=FINEST if self.large else PARTS)
         if by_parts or self._small() or not self.large:
             yield from self._shrink(max(self.until, self.left - self.tuning.haste) if early else self.until)
         if self.large and not self._far():

@@ -22,13 +22,16 @@ from robustest.results import Edits, Margins
 
 _SHARES = (1 / 256, 1 / 16)  # of the image's pixels that a first spread changes
 _MOST_COLOURS = 8
-_PARTS = 16
+PARTS, FINEST = 16, 64  # of a state; where it is as small as it gets with so few, twice as many, up to so many
+_JOINT = (2, 3, 4, 6, 8, 11, 14, 18, 24, 32, 40, 48, 56)  # parts that are put back together
+_SPARSER = (8, 4, 2)  # of so many edits one, anywhere, that is put back to make a state sparser
+_SPARSE = 400  # edits down to which that is tried
 _ANYWHERE = 0.3  # share of new edits that are put anywhere in the image
 _RECOLOURED = 0.2  # share of new edits that are given any colour
 _TURNS, _MANY_TURNS = 6, 60  # rounds of exchange: at fewer edits than the best, and to find a first flip
 _DESPAIR = 4
 _LATELY = 4  # turns whose progress tells how long it will take to flip
-_WORTH = 8  # times fewer edits than the best must be what is still grown
+_WORTH = 2  # times fewer edits than the best must be what is still grown
 _HOPE = 0.5  # share of the queries left, that it may take
 
 Asking = Generator[Edits, Margins, Margins]
@@ -148,49 +151,80 @@ def spread(player: Player) -> Generator[Edits, Margins, State]:
     return states[few[int(margins[few].argmin())]]
 
 
-def thin(player: Player, *, least: int) -> Playing:
-    """Put back what the best state does not need, and exchange parts at fewer pixels, until it has no more than `least`."""
-    despair = 0
+def thin(player: Player, *, least: int, finest: int = PARTS) -> Playing:
+    """Put back what the best state does not need, and exchange parts at fewer pixels, until it has no more than `least`.
+
+    Args:
+        finest: parts that it may be cut into, where nothing comes of fewer. Where that is more than the fewest, dots
+            anywhere in it are tried, too: it may flip though each of its parts is needed.
+    """
+    despair, count = 0, PARTS
     while player.best is not None and len(player.best) > least and player.left > player.stop and despair < _DESPAIR:
         state = player.best
-        parts = parts_of(state, min(_PARTS, len(state) // 2), across=player.beliefs.across, rng=player.rng)
-        margins = yield from player.ask(Batch.of([state.without(part) for part in parts]))
-        order = np.argsort(margins, kind="stable")
-        sizes = [size for size in (2, 3, 4, 6, 8, 11, 14) if size < len(parts) and size <= 2 * (margins < 0).sum() + 2]
+        parts = parts_of(state, min(count, len(state) // 2), across=player.beliefs.across, rng=player.rng)
+        shares = _SPARSER if PARTS == count < finest and len(state) > _SPARSE else ()
+        sparser = [state.without(player.rng.permutation(len(state))[: len(state) // share]) for share in shares]
+        asked = yield from player.ask(Batch.of([*(state.without(part) for part in parts), *sparser]))
+        margins = asked[: len(parts)]
+        order, free = np.argsort(margins, kind="stable"), int((margins < 0).sum())
+        sizes = [size for size in _JOINT if size < len(parts) and size <= 2 * free + 2]
         fewer = [state.without(np.concatenate([parts[place] for place in order[:size]])) for size in sizes]
-        joint = yield from player.ask(Batch.of(fewer))
+        yield from player.ask(Batch.of(fewer))
         if player.best is not state:
             despair = 0
+            continue
+        if 2 * count <= min(finest, len(state) // 2):
+            count *= 2
             continue
         weight = np.zeros(len(state))
         for part, margin in zip(parts, margins, strict=True):
             weight[part] = max(margin - margins.min(), 0) / len(part)
-        gone = parts[order[0]] if despair else np.concatenate([parts[place] for place in order[:2]])
-        margin = float(margins[order[0]] if despair else joint[0])
-        kept = np.setdiff1d(np.arange(len(state)), gone)
-        yield from _exchange(player, state.keep(kept), margin, weight[kept], turns=_TURNS)
-        despair = despair + 1 if player.best is state else 0
+        gone = order[: -(-len(parts) // (PARTS if despair else PARTS // 2))].tolist()
+        kept = np.setdiff1d(np.arange(len(state)), np.concatenate([parts[place] for place in gone]))
+        margin = float((yield from player.ask(Batch.of([state.keep(kept)])))[0])
+        if player.best is state:
+            yield from _exchange(player, state.keep(kept), margin, weight[kept], turns=_TURNS)
+            despair = despair + 1 if player.best is state else 0
+            count = count if despair else PARTS
 
 
 def settle(player: Player, dots: State, built: State, *, until: float) -> Playing:
-    """Exchange parts of a spread, and of what was built with care, until they flip; where that takes too long, of twice as many.
+    """Exchange parts of a spread, and of what was built with care, until they flip; where that takes too long, try more.
 
     Args:
         dots: a spread. built: edits to begin with beside it; may be none.
         until: queries left at which that ends.
     """
+    if player.left <= until:
+        return
     state, best = dots.keep(~np.isin(dots.cells, built.cells)).plus(built), player.best
-    beliefs, weight = player.beliefs, np.ones(len(state))
-    most = len(beliefs.cell_of_pixel) * _SHARES[-1] if best is None else len(best) / _WORTH
-    while player.left > until:
-        margin = float((yield from player.ask(Batch.of([state])))[0])
-        if player.best is best:
-            state, weight = yield from _exchange(player, state, margin, weight, turns=_MANY_TURNS, until=until)
-        if player.best is not best or 2 * len(state) > most:
-            return
-        reach = max(2, min(beliefs.shape) // 16)
-        more = companions(state, weight + 1e-9, len(state), beliefs, reach=reach, rng=player.rng)
+    margin = float((yield from player.ask(Batch.of([state])))[0])
+    if player.best is best:
+        state, weight = yield from _exchange(player, state, margin, np.ones(len(state)), turns=_MANY_TURNS, until=until)
+    if player.best is not best:
+        return
+    most = len(player.beliefs.cell_of_pixel) * _SHARES[-1] if best is None else len(best) / _WORTH
+    larger = doubled(state, weight, most, player.beliefs, rng=player.rng)
+    if larger:
+        yield from player.ask(Batch.of(larger))
+
+
+def doubled(
+    state: State, weight: NDArray[np.float64], most: float, beliefs: Beliefs, *, rng: np.random.Generator
+) -> list[State]:
+    """A state with companions, twice as large, and twice that, and so on, up to `most` edits.
+
+    Args:
+        weight: (k,) how much each of the state's edits matters, >= 0.
+    """
+    reach, states = max(2, min(beliefs.shape) // 16), []
+    while 2 * len(state) <= most:
+        more = companions(state, weight + 1e-9, len(state), beliefs, reach=reach, rng=rng)
+        if not len(more):
+            break
         state, weight = state.plus(more), np.concatenate([weight, np.full(len(more), weight.mean())])
+        states.append(state)
+    return states
 
 
 def _exchange(
@@ -218,7 +252,7 @@ def _exchange(
         if player.left <= (player.stop if until is None else until) or not in_reach(past[-1 - _LATELY :]):
             break
         reach = max(2, min(beliefs.shape) // (8 << min(turn // 2, 4)))
-        parts = parts_of(current, min(_PARTS, len(current) // 2), across=beliefs.across, rng=rng)
+        parts = parts_of(current, min(PARTS, len(current) // 2), across=beliefs.across, rng=rng)
         news = [replacement(current, part, weight, beliefs, reach=reach, rng=rng) for part in parts]
         tried = [current.without(part).plus(new) for part, new in zip(parts, news, strict=True)]
         margins = yield from player.ask(Batch.of(tried))

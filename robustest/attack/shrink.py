@@ -9,6 +9,8 @@ from robustest.attack.task import Search
 from robustest.results import Edits
 
 _MANY = 24  # pixels above which groups are tried first
+_AGAIN = 8  # pixels that are tried again together once some were put back
+_COUNTS = 16  # numbers of dispensable pixels that are put back together
 
 
 def shrink(state: Edits) -> Search:
@@ -33,6 +35,40 @@ def shrink(state: Edits) -> Search:
         together = yield fewer
         state = fewer.one(max(np.flatnonzero(together < 0).tolist(), default=0))
         group = min(group, max(len(state.pixels) // 4, 1))
+
+
+def shrink_singly(state: Edits) -> Search:
+    """Put pixels back one by one, the most dispensable first, until none can be; all of them are tried before any is.
+
+    Where many pixels are dispensable, but few of them together, this takes fewer queries than to try all again.
+
+    Args:
+        state: an adversarial image, N = 1.
+    """
+    margins, tried = (
+        np.zeros(len(state.pixels)),
+        np.zeros(len(state.pixels), bool),
+    )  # with each pixel put back; of this state
+    some = len(margins)
+    while len(margins) > 1 and not tried.all():
+        places = np.flatnonzero(~tried)
+        places = places[np.argsort(margins[places], kind="stable")[:some]]
+        margins[places] = yield keeping(state, np.arange(len(margins)) != places[:, None])
+        tried[places] = True
+        some = _AGAIN
+        free = places[margins[places] < 0]
+        if not len(free):
+            continue
+        # The first of them is the best image by now; if it is to be left alone, it must be the one that goes by itself.
+        free[1:] = free[1:][np.argsort(margins[free[1:]], kind="stable")]
+        counts = sorted({1} | {-(-len(free) * share // _COUNTS) for share in range(1, _COUNTS + 1)} - {len(margins)})
+        rank = np.full(len(margins), len(free))
+        rank[free] = np.arange(len(free))
+        fewer = keeping(state, rank >= np.array(counts)[:, None])
+        together = yield fewer
+        largest = max(np.flatnonzero(together < 0).tolist(), default=0)
+        left = rank >= counts[largest]
+        state, margins, tried = fewer.one(largest), margins[left], np.zeros(int(left.sum()), bool)
 
 
 def keeping(state: Edits, kept: NDArray[np.bool_]) -> Edits:

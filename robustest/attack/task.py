@@ -9,13 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from robustest.results import Edits, Margins, SaliencyChange
 from robustest.settings import AttackSettings
+
+Check = Literal["groups", "pixels", "cheap"]
 
 
 @dataclass(slots=True)
@@ -27,11 +29,15 @@ class Notes:
         remembered and not scored again; None where the classifier gives the label alone. Before the search begins: (1, K)
         of the unchanged image.
     together: the driver takes `Turns` for an answer.
+    check: how the best image is checked in the end for pixels that can be put back. "groups": groups of pixels first.
+        "pixels": one by one, where the queries held back allow that, and more are held back the more there are. "cheap": so,
+        too, but nothing is held back where they do not allow it.
     """
 
     saliency: Callable[[], SaliencyChange] | None = None
     scores: NDArray[np.float64] | None = None
     together: bool = False
+    check: Check = "groups"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import pickle
 from collections import deque
 from collections.abc import Callable
@@ -66,6 +67,34 @@ def run(
         iter_adversarials(classifier, images, np.zeros(number, np.int64), settings, strategy=strategy, **more)  # type: ignore[arg-type]
     )
     return [found[index] for index in range(number)]
+
+
+@pytest.mark.parametrize(
+    ("check", "lit", "queries", "pixels"),
+    [
+        ("groups", 300, 600, 111),
+        ("pixels", 300, 600, 111),  # 200 queries are too few to try 300 pixels: groups of them first
+        ("cheap", 300, 600, 300),  # so the search has them all
+        ("pixels", 120, 2400, 111),  # of 300 held back 120 try each, 9 some together, 111 each of the rest
+        ("cheap", 120, 2400, 111),
+    ],
+)
+def test_the_last_find_is_checked_as_the_search_asks_for(check: Any, lit: int, queries: int, pixels: int) -> None:
+    """Of 2,000 pixels 111 must be lit; the search finds more at once, and then asks on for nothing."""
+
+    def strategy(task: Task, rng: np.random.Generator) -> Search:
+        task.notes.check = check
+        yield Edits.of([{pixel: 1.0 for pixel in range(lit)}], 1)
+        for pair in itertools.combinations(range(2000), 2):
+            yield Edits.of([dict.fromkeys(pair, 1.0)], 1)
+
+    weights = np.stack([np.zeros(2000), np.ones(2000)], axis=1).astype(np.float32)
+    classifier = load_classifier(linear_scores(weights, np.array([110.5, 0], np.float32)))
+    images = np.zeros((1, 50, 40, 1), np.uint8)
+    settings = AttackSettings(queries=queries)
+    ((_, result),) = iter_adversarials(classifier, images, np.zeros(1, np.int64), settings, strategy=strategy)
+    assert result.l0_pixels == pixels
+    assert bool(result.minimal) is (pixels == 111)
 
 
 def test_a_flip_is_shrunk_replayed_and_measured() -> None:

@@ -11,7 +11,17 @@ from hypothesis import strategies as st
 
 from robustest.attack.find import find_adversarials
 from robustest.attack.search_beliefs import Beliefs
-from robustest.attack.search_blocks import floods, in_reach, parts_of, replacement, settle, spreads
+from robustest.attack.search_blocks import (
+    FINEST,
+    doubled,
+    floods,
+    in_reach,
+    parts_of,
+    replacement,
+    settle,
+    spreads,
+    thin,
+)
 from robustest.attack.search_palette import Palette
 from robustest.attack.search_states import Batch, State
 from robustest.results import Edits, Margins
@@ -135,11 +145,49 @@ def test_a_spread_of_which_no_exchange_helps_becomes_twice_as_large_again_and_ag
 
 
 def test_a_spread_does_not_become_so_large_that_it_is_not_worth_while() -> None:
-    """Of 100 dots come 200, 400 and 800: twice that would be more than an eighth of the best's 10,000."""
-    player = Counting(2000, seed=0)
+    """Of 100 dots come 200, 400 and so on to 3,200: twice that would be more than half of the best's 10,000."""
+    player = Counting(6000, seed=0)
     assert list(settle(player, some_state(player.beliefs, 100, 0), State.empty(), until=0)) == []
     assert len(player.best) == 10_000
-    assert player.left > 2000 - 4 * (1 + 5 * 16)
+    assert player.left > 2000 - (1 + 5 * 20 + 6)
+
+
+@given(size=st.integers(1, 50), most=st.integers(1, 800), seed=st.integers(0, 99))
+def test_each_of_the_larger_states_holds_the_one_before_and_at_most_as_many_edits_again(
+    size: int, most: int, seed: int
+) -> None:
+    beliefs = beliefs_of(np.full((40, 40, 1), 0.5))
+    state = some_state(beliefs, size, seed)
+    for larger in doubled(state, np.ones(size), most, beliefs, rng=np.random.default_rng(seed)):
+        assert len(state) < len(larger) <= min(2 * len(state), most)
+        assert larger.cells[: len(state)].tolist() == state.cells.tolist()
+        assert len(set(larger.cells.tolist())) == len(larger)
+        state = larger
+
+
+class Evenly(Counting):
+    """A search's player for which so many edits in each square of 10 x 10 pixels flip; all 10,000 pixels do at first."""
+
+    def ask(self, batch: Batch) -> Generator[Edits, Margins, Margins]:
+        pixels = self.beliefs.pixel_of_cell[batch.cells]
+        squares = (
+            np.repeat(np.arange(len(batch)) * 100, np.diff(batch.offsets)) + pixels // 1000 * 10 + pixels % 100 // 10
+        )
+        fewest = np.bincount(squares, minlength=len(batch) * 100).reshape(-1, 100).min(axis=1)
+        margins = self.needed - 0.5 - fewest
+        self.left -= len(batch)
+        for place in np.flatnonzero(margins < 0).tolist():
+            self.best = min(self.best, batch[place], key=len)
+        return margins
+        yield
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_what_is_needed_everywhere_is_made_sparser_everywhere(seed: int) -> None:
+    """A part of a sixteenth takes in whole squares; with every other dot left out, each square keeps about half of its own."""
+    player = Evenly(2, seed=seed)
+    assert list(thin(player, least=24, finest=FINEST)) == []
+    assert 200 <= len(player.best) < 2000
 
 
 @pytest.mark.parametrize("seed", [0, 1])
