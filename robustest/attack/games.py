@@ -10,13 +10,14 @@ import numpy as np
 from robustest.attack.books import Totals
 from robustest.attack.memory import Memories, Memory
 from robustest.attack.record import Record
-from robustest.attack.shrink import shrink, shrink_singly
+from robustest.attack.shrink import MANY, shrink, shrink_singly
 from robustest.attack.task import Question, Search, Strategy, Task
 from robustest.randomness import stream
 from robustest.results import Edits, Margins
 
 _MOST_RESERVED = 200  # queries kept for shrinking, however many pixels there are
 _SHARE = 8  # of so many queries one may be kept, where pixels are put back one by one
+_WORKED = 10  # queries a pixel spent before, for in what took fewer most pixels can be put back
 _TWICE = 2  # queries a pixel that this takes, at least: before some are put back, and after
 _EMPTY = Edits(np.zeros(0, np.int64), np.zeros((0, 1), np.float32), np.zeros(2, np.int64))
 
@@ -142,7 +143,8 @@ class Game:
         self.shrinking = True
         self.books.reserve[self.slot] = 0
         best = self.record.best
-        singly = self.task.notes.check != "groups" and self.record.left >= _TWICE * len(best.pixels)
+        many = len(best.pixels) if self.task.notes.check != "groups" else 0
+        singly = many > MANY and self.record.left >= _TWICE * many and self.record.queries >= _WORKED * many
         self.search = shrink_singly(best) if singly else shrink(best)
         try:
             self.question = next(self.search)

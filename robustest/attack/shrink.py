@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from robustest.attack.task import Search
 from robustest.results import Edits
 
-_MANY = 24  # pixels above which groups are tried first
+MANY = 24  # pixels above which groups are tried first, or some after each find and not all again
 _AGAIN = 8  # pixels that are tried again together once some were put back
 _COUNTS = 16  # numbers of dispensable pixels that are put back together
 
@@ -19,7 +19,7 @@ def shrink(state: Edits) -> Search:
     Args:
         state: an adversarial image, N = 1.
     """
-    group = len(state.pixels) // 4 if len(state.pixels) > _MANY else 1
+    group = len(state.pixels) // 4 if len(state.pixels) > MANY else 1
     while len(state.pixels) > 1 and group >= 1:
         part_of = np.arange(len(state.pixels)) // group
         parts = int(part_of[-1]) + 1

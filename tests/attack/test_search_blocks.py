@@ -186,6 +186,7 @@ class Evenly(Counting):
 def test_what_is_needed_everywhere_is_made_sparser_everywhere(seed: int) -> None:
     """A part of a sixteenth takes in whole squares; with every other dot left out, each square keeps about half of its own."""
     player = Evenly(2, seed=seed)
+    player.left = 100
     assert list(thin(player, least=24, finest=FINEST)) == []
     assert 200 <= len(player.best) < 2000
 
