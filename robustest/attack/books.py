@@ -31,13 +31,14 @@ class Books:
     budget: queries allowed, the clean image's included. queries: sent. remembered: states answered from memory.
     stale: questions in a row that were. reserve: queries left below which the best image must be checked, 0 for never.
     label, target: class to be left, and to be reached or -1. counts: (7, S) all of these, in this order.
-    lowest: of the margins. nearest: distance of the best image where that is its number of edits, inf where it is not, or there is none.
+    asking: states that the question waiting asks about. lowest: of the margins. nearest: distance of the best image where that is its number of edits, inf where it is not, or there is none.
     seconds: of the search. spent: seconds of all images that ever were in play.
     """
 
     def __init__(self, slots: int) -> None:
         self.counts: Ints = np.zeros((7, slots), np.int64)  # in the order of `kernels.BUDGET` to `TARGET`
         self.budget, self.queries, self.remembered, self.stale, self.reserve, self.label, self.target = self.counts
+        self.asking = np.ones(slots, np.int64)
         self.lowest, self.nearest, self.seconds = np.full(slots, np.inf), np.full(slots, np.inf), np.zeros(slots)
         self.spent = 0.0
 
@@ -45,6 +46,7 @@ class Books:
         """Begin anew with one image."""
         for counts in (self.queries, self.remembered, self.stale, self.reserve, self.seconds):
             counts[slot] = 0
+        self.asking[slot] = 1  # about the unchanged image
         self.lowest[slot] = self.nearest[slot] = np.inf
 
     def left(self, slots: Ints) -> Ints:
@@ -53,30 +55,26 @@ class Books:
 
     def recall(self, slots: Ints, asked: Ints, unknown: Ints) -> None:
         """Count the states asked of each image (G,), of which so many were not remembered."""
-        if fast():
-            kernels.recall(self.counts, slots, asked, unknown)
-            return
         self.remembered[slots] += asked - unknown
         self.stale[slots] = np.where(unknown > 0, 0, self.stale[slots] + 1)
 
     def hear(self, slots: Ints, sent: Ints, lowest: Doubles) -> None:
         """Count the queries that were sent of each image (G,), and keep the lowest of their margins."""
-        if fast():
-            kernels.hear(self.counts, self.lowest, slots, sent, lowest)
-            return
         self.queries[slots] += sent
         self.lowest[slots] = np.minimum(self.lowest[slots], lowest)
 
-    def go_on(self, slots: Ints, asked: Ints) -> NDArray[np.bool_]:
-        """(G,) True where so many states may be asked and nothing need be checked before."""
+    def go_on(self, slots: Ints) -> NDArray[np.bool_]:
+        """(G,) True where the question waiting asks about any state, and may be asked before the best must be checked."""
         if fast():
-            return kernels.go_on(self.counts, slots, asked, STALE_QUESTIONS)
+            return kernels.go_on(self.counts, self.asking, slots, STALE_QUESTIONS)
+        asked = self.asking[slots]
         left, reserve = self.left(slots), self.reserve[slots]
         unhurried = (reserve == 0) | (left - asked >= reserve)
-        return np.asarray(unhurried & (left > 0) & (self.stale[slots] < STALE_QUESTIONS))
+        return np.asarray((asked > 0) & unhurried & (left > 0) & (self.stale[slots] < STALE_QUESTIONS))
 
-    def at_ease(self, slot: int, asked: int) -> bool:
-        """`go_on` of one image."""
+    def at_ease(self, slot: int) -> bool:
+        """`go_on` of one image, whose question asks about some state."""
+        asked = int(self.asking[slot])
         left, reserve = int(self.budget[slot]) - int(self.queries[slot]), int(self.reserve[slot])
         unhurried = reserve == 0 or left - asked >= reserve
         return unhurried and left > 0 and int(self.stale[slot]) < STALE_QUESTIONS

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from robustest.attack.games import Game, Job
 from robustest.attack.memory import Memories
 from robustest.attack.questions import Asked, CleanScores, answer, ask
-from robustest.attack.replay import replay
+from robustest.attack.replay import Find, replayed
 from robustest.attack.scorer import Scorer, thread_of
 from robustest.attack.task import Strategy
 from robustest.classifiers.batching import Batch
@@ -28,6 +28,10 @@ from robustest.results import AttackResult, Edits, Scores, Verdict
 _MOST_GAMES = 64  # in a group: joining their questions costs hardly more than one game's own
 _CHEAP_BYTES, _GAMES_BYTES = 64 << 20, 2 << 30  # spent on a group's games anyway; on all games that fill the batches
 _PIXEL_BYTES = 600  # that one game keeps of a pixel
+_CHEAP_ROWS, _HELD_ROUNDS = (
+    16,
+    8,
+)  # where so many images go in one call, finds of so many rounds are scored again together
 
 __all__ = ["Clock", "Job", "play", "usual_games"]
 
@@ -107,6 +111,8 @@ def play(
     groups: list[list[Game]] = [[] for _ in range(count)]
     asked: list[Asked | None] = [None] * count
     exhausted = False
+    over: list[tuple[int, AttackResult | Find]] = []
+    rounds, each = 0, _HELD_ROUNDS if batch.rows >= _CHEAP_ROWS and not batch.pad else 1
     clock = clock or Clock()
 
     def score(slots: NDArray[np.int64], sent: Edits) -> Scores:
@@ -154,8 +160,13 @@ def play(
                     if not beside:
                         clock.merge -= clock.score - scored
                     groups[turn] = []
-                for game in finished:
-                    yield game.job.index, _result(classifier, game)
+                over.extend((game.job.index, _result(game)) for game in finished)
+                finished.clear()
+                rounds += 1
+                if over and rounds % each == 0:
+                    yield from _believed(classifier, over, batch.rows)
+                    over.clear()
+        yield from _believed(classifier, over, batch.rows)
     clean.check()
 
 
@@ -172,7 +183,7 @@ def _share(groups: list[list[Game]], asked: list[Asked | None], turn: int, *, le
     ]
     other = min((place for place in range(len(groups)) if place != turn), key=lambda place: sizes[place])
     more = (sizes[turn] - sizes[other]) // 2
-    if _states([game for own in groups for game in own]) + sum(len(question.keys) for question in waited) <= least:
+    if sum(game.asking for own in groups for game in own) + sum(len(question.keys) for question in waited) <= least:
         other = max((place for place in range(len(groups)) if place != turn), key=lambda place: sizes[place])
         more = sizes[turn] if sizes[other] else 0
     if more > 0:
@@ -180,12 +191,8 @@ def _share(groups: list[list[Game]], asked: list[Asked | None], turn: int, *, le
         del groups[turn][-more:]
 
 
-def _states(games: list[Game]) -> int:
-    return sum(game.asking for game in games)
-
-
-def _result(classifier: Classifier, game: Game) -> AttackResult:
-    """The verdict on a finished game; a flip is rendered, rounded and scored once more."""
+def _result(game: Game) -> AttackResult | Find:
+    """The verdict on a finished game, or a flip that must be scored once more."""
     task, record, totals = game.task, game.record, game.totals
     saliency = task.notes.saliency() if task.notes.saliency is not None else None
     task.notes.saliency = None  # it holds the search, which holds the notes: only the garbage collector would free that
@@ -210,4 +217,18 @@ def _result(classifier: Classifier, game: Game) -> AttackResult:
         return replace(common, verdict=Verdict.EXCLUDED, reason=game.reason, margin=None)
     if record.best is None:
         return common
-    return replay(classifier, common, task, record.best, minimal=game.minimal)
+    return Find(common, task, record.best, game.minimal)
+
+
+def _believed(
+    classifier: Classifier, over: list[tuple[int, AttackResult | Find]], most: int
+) -> Iterator[tuple[int, AttackResult]]:
+    """Results by their index, with finds scored once more, at most so many in one call."""
+    finds = [(index, result) for index, result in over if isinstance(result, Find)]
+    for index, result in over:
+        if not isinstance(result, Find):
+            yield index, result
+    for start in range(0, len(finds), most):
+        own = finds[start : start + most]
+        results = replayed(classifier, [find for _, find in own])
+        yield from zip([index for index, _ in own], results, strict=True)

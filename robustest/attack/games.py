@@ -38,7 +38,7 @@ class Game:
         job: the image. strategy: makes its search. slot: its place among the games, in the memories, too.
 
     Attributes:
-        question: waits for an answer. asking: how many states it asks about.
+        question: waits for an answer.
     """
 
     def __init__(self, job: Job, strategy: Strategy, slot: int, memories: Memories) -> None:
@@ -54,12 +54,16 @@ class Game:
         self.task = job.task
         job.task.notes.together = True
         self.question: Question = Edits(_EMPTY.pixels, np.zeros((0, channels), np.float32), _EMPTY.offsets)
-        self.asking = 1  # states
         self.shrinking = False
         self.predicted: int | None = None
         self.reason = ""
         self.minimal = False
         self.totals = Totals(0, 0, np.inf, 0.0)  # once it is over
+
+    @property
+    def asking(self) -> int:
+        """How many states its question asks about."""
+        return int(self.books.asking[self.slot])
 
     def improve(self, edits: Edits, start: int, margins: Margins) -> None:
         """See `Record.improve`."""
@@ -119,7 +123,7 @@ class Game:
             return (not self.shrinking or self.record.unchecked() > 0) and self._shrink()
         if not isinstance(self.question, Edits):
             return True
-        self.asking = len(self.question)
+        self.books.asking[self.slot] = len(self.question)
         return self.goes_on()
 
     def goes_on(self) -> bool:
@@ -132,7 +136,7 @@ class Game:
         return self._at_ease()
 
     def _at_ease(self) -> bool:
-        return self.books.at_ease(self.slot, self.asking)
+        return self.books.at_ease(self.slot)
 
     def _shrink(self) -> bool:
         """Turn from the search to shrinking the best image."""
@@ -151,5 +155,5 @@ class Game:
         except StopIteration:
             return False
         assert isinstance(self.question, Edits)
-        self.asking = len(self.question)
+        self.books.asking[self.slot] = len(self.question)
         return True

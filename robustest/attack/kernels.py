@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -166,12 +168,12 @@ def add_margins(
 
 
 @compiled
-def most(counts: Ints, slots: Ints, bounds: Ints) -> int:
-    """`Memories._entries`; counts: of the states of each image."""
-    entries = 0
+def most(entries: Ints, slots: Ints, more: Ints) -> int:
+    """The most states of any of these images, with so many more of each; entries: of all images."""
+    highest = 0
     for number in range(len(slots)):
-        entries = max(entries, counts[slots[number]] + bounds[number + 1] - bounds[number])
-    return entries
+        highest = max(highest, entries[slots[number]] + more[number])
+    return highest
 
 
 @compiled
@@ -251,12 +253,80 @@ def hear(counts: Ints, lowest: Doubles, slots: Ints, sent: Ints, margins: Margin
 
 
 @compiled
-def go_on(counts: Ints, slots: Ints, asked: Ints, stale: int) -> NDArray[np.bool_]:
-    """`Books.go_on`; stale: questions in a row that may be answered from memory."""
+def go_on(counts: Ints, asking: Ints, slots: Ints, stale: int) -> NDArray[np.bool_]:
+    """`Books.go_on`; counts, asking: of all images. stale: questions in a row that may be answered from memory."""
     going = np.empty(len(slots), np.bool_)
     for number in range(len(slots)):
         slot = slots[number]
         left, reserve = counts[BUDGET, slot] - counts[QUERIES, slot], counts[RESERVE, slot]
-        unhurried = reserve == 0 or left - asked[number] >= reserve
-        going[number] = unhurried and left > 0 and counts[STALE, slot] < stale
+        unhurried = reserve == 0 or left - asking[slot] >= reserve
+        going[number] = asking[slot] > 0 and unhurried and left > 0 and counts[STALE, slot] < stale
     return going
+
+
+@compiled
+def looked_up(
+    pixels: Ints,
+    values: Floats,
+    offsets: Ints,
+    eight_bit: bool,
+    table_keys: NDArray[np.uint64],
+    table_margins: Margins,
+    counts: Ints,
+    slots: Ints,
+    sizes: Ints,
+) -> Any:
+    """What `questions.ask` finds out of a merged question, in one call.
+
+    Args:
+        eight_bit: colours are rounded. counts: `Books.counts`. slots, sizes: (G,) of the images, and how many states each asks about.
+
+    Returns:
+        Keys, bounds and what is known of all states; how many of each image's are sent, and if these are not all that are
+        new; what `unknown_of` gives.
+    """
+    if eight_bit:
+        values = rounded_to_eight_bit(values)
+    keys, bounds = state_keys(pixels, values, offsets), bounds_of(sizes)
+    left = np.empty(len(slots), np.int64)
+    for number in range(len(slots)):
+        left[number] = counts[BUDGET, slots[number]] - counts[QUERIES, slots[number]]
+    known, fresh, unknown = find_margins(table_keys, table_margins, slots, bounds, keys, left)
+    recall(counts, slots, sizes, unknown)
+    sent = np.minimum(unknown, left)
+    return keys, bounds, known, sent, unknown > left, *unknown_of(pixels, values, offsets, fresh, sent, slots)
+
+
+@compiled
+def taken_in(
+    heard: Doubles,
+    keys: NDArray[np.uint64],
+    known: Margins,
+    places: Ints,
+    offsets: Ints,
+    table_keys: NDArray[np.uint64],
+    table_margins: Margins,
+    entries: Ints,
+    slots: Ints,
+    sent: Ints,
+    counts: Ints,
+    lowest: Doubles,
+    nearest: Doubles,
+) -> tuple[Margins, Ints, Margins, Doubles, Ints]:
+    """What `questions.answer` does with the scores of a merged question, in one call.
+
+    Args:
+        heard: (N, K) of the states sent. keys, known: of all states. places: of those sent, where these are all, among them.
+        offsets: of the edits sent. table_keys, table_margins, entries: see `add_margins`. slots, sent: (G,) of the images, and how
+        many of each one's states were sent. counts, lowest, nearest: see `Books`.
+
+    Returns:
+        Margins of the states sent, and the bounds of each image's; margins and scores of all; which images flip nearer.
+    """
+    margins, bounds = margins_of(heard, sent, slots, counts), bounds_of(sent)
+    if len(places) == len(known):
+        known = margins
+    else:
+        keys, heard = scattered(known, keys, places, margins, heard)
+    hear(counts, lowest, slots, sent, add_margins(table_keys, table_margins, entries, slots, bounds, keys, margins))
+    return margins, bounds, known, heard, flipping(margins, bounds, offsets, slots, nearest)

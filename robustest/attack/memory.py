@@ -18,6 +18,7 @@ from robustest.results import Margins
 Keys = NDArray[np.uint64]
 Ints = NDArray[np.int64]
 
+_NO_SLOTS: Ints = np.zeros(0, np.int64)
 _SMALLEST = 64  # places of a new table; always a power of two, and at most half of them taken
 
 
@@ -26,25 +27,28 @@ class Memories:
 
     Args:
         slots: how many images.
+
+    Attributes:
+        entries: (S,) states in the tables of each.
     """
 
     def __init__(self, slots: int) -> None:
         self._margins: list[dict[int, float]] = [{} for _ in range(slots)]
         self._table: tuple[Keys, Margins] | None = None  # (slots, places) each
-        self._counts = np.zeros(slots, np.int64)
+        self.entries = np.zeros(slots, np.int64)
         self.books = Books(slots)
 
     def clear(self, slot: int) -> None:
         """Forget all of one image."""
         self._margins[slot] = {}
-        self._counts[slot] = 0
+        self.entries[slot] = 0
         self.books.clear(slot)
         if self._table is not None:
             self._table[1][slot] = np.nan
 
     def count(self, slot: int) -> int:
         """How many states of one image are known."""
-        return len(self._margins[slot]) if self._table is None else int(self._counts[slot])
+        return len(self._margins[slot]) if self._table is None else int(self.entries[slot])
 
     def find(self, slots: Ints, bounds: Ints, keys: Keys, left: Ints) -> tuple[Margins, NDArray[np.bool_], Ints]:
         """What is known of states.
@@ -78,8 +82,8 @@ class Memories:
             (G,) the lowest of each image's margins, inf where there are none.
         """
         if fast() or self._table is not None:
-            table = self._tables(self._entries(slots, bounds))
-            return kernels.add_margins(*table, self._counts, slots, bounds, keys, margins)
+            table = self.tables(slots, np.diff(bounds))
+            return kernels.add_margins(*table, self.entries, slots, bounds, keys, margins)
         lowest = np.full(len(slots), np.inf)
         for number, slot in enumerate(slots.tolist()):
             own = margins[bounds[number] : bounds[number + 1]].tolist()
@@ -87,26 +91,20 @@ class Memories:
             lowest[number] = min(own, default=np.inf)
         return lowest
 
-    def _entries(self, slots: Ints, bounds: Ints) -> int:
-        """The most states of any of these images, with those to come."""
-        if fast():
-            return kernels.most(self._counts, slots, bounds)
-        return int(np.maximum.reduce(self._counts[slots] + np.diff(bounds)))
-
-    def _tables(self, entries: int) -> tuple[Keys, Margins]:
-        """The tables, with room for so many states of any one image."""
-        slots = len(self._counts)
+    def tables(self, slots: Ints = _NO_SLOTS, more: Ints = _NO_SLOTS) -> tuple[Keys, Margins]:
+        """Keys and margins in tables, (S, places) each, with room for so many more states (G,) of each of these images."""
+        count = len(self.entries)
         if self._table is None:
-            self._table = (np.zeros((slots, _SMALLEST), np.uint64), np.full((slots, _SMALLEST), np.nan))
-            before, self._margins = self._margins, [{} for _ in range(slots)]
+            self._table = (np.zeros((count, _SMALLEST), np.uint64), np.full((count, _SMALLEST), np.nan))
+            before, self._margins = self._margins, [{} for _ in range(count)]
             for slot, margins in enumerate(before):
                 keys = np.array(list(margins), np.uint64)
-                bounds = np.array([0, len(keys)])
-                self.add(np.array([slot]), bounds, keys, np.array(list(margins.values()), np.float64))
+                self.add(np.array([slot]), np.array([0, len(keys)]), keys, np.array(list(margins.values()), np.float64))
         places = self._table[0].shape[1]
+        entries = int(kernels.most(self.entries, slots, more))
         if 2 * entries > places:
             larger = 1 << (2 * entries - 1).bit_length()
-            grown = (np.zeros((slots, larger), np.uint64), np.full((slots, larger), np.nan))
+            grown = (np.zeros((count, larger), np.uint64), np.full((count, larger), np.nan))
             kernels.move_margins(*self._table, *grown)
             self._table = grown
         return self._table

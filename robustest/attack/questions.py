@@ -55,7 +55,7 @@ class Asked:
 
     turning, others: the games, which are asked in this order. slots: (G,) theirs.
     bounds: (G + 1,) the rows of each among the N states asked. keys: (N,) of these states.
-    known: (N,) their margins as far as remembered, NaN for the rest. places: rows that were sent, None for all.
+    known: (N,) their margins as far as remembered, NaN for the rest. places: rows that were sent.
     counts: (G,) how many of each game's states were sent. cut: games whose budget allowed only part of what was new.
     """
 
@@ -65,7 +65,7 @@ class Asked:
     bounds: Ints
     keys: Keys
     known: Margins
-    places: Ints | None
+    places: Ints
     counts: Ints
     cut: NDArray[np.bool_]
     sent: Edits
@@ -80,40 +80,43 @@ class Asked:
 def ask(games: list[Game], memories: Memories, scorer: Scorer) -> Asked:
     """Merge the questions of a group, leave out what is remembered or beyond the budget, and send the rest."""
     turning, others, slots, merged = together.joined(games)
-    if all(game.task.eight_bit for game in games):
+    sizes = memories.books.asking[slots]
+    eight_bit = all(game.task.eight_bit for game in games)
+    look_up = _looked_up_at_once if fast() and merged.values.flags.c_contiguous else _looked_up
+    keys, bounds, known, counts, cut, places, own, sent = look_up(merged, eight_bit, memories, slots, sizes)
+    total = len(own)
+    worked(total)
+    future = scorer.ask(own, sent) if total else _nothing()
+    return Asked(turning, others, slots, bounds, keys, known, places, counts, cut, sent, future)
+
+
+LookedUp = tuple[Keys, Ints, Margins, Ints, NDArray[np.bool_], Ints, Ints, Edits]
+
+
+def _looked_up(merged: Edits, eight_bit: bool, memories: Memories, slots: Ints, sizes: Ints) -> LookedUp:
+    """See `Asked`: keys, bounds, what is known, counts and cut; places; the slot of each state that is sent; what is sent."""
+    if eight_bit:
         merged = Edits(merged.pixels, rounded_to_eight_bit(merged.values), merged.offsets)
-    keys = state_keys(merged)
-    sizes = np.array(
-        [game.asking for circle in turning for game in circle.games] + [game.asking for game in others], np.int64
-    )
+    keys, bounds = state_keys(merged), _cumulated(sizes)
     left = memories.books.left(slots)
-    bounds = _cumulated(sizes)
     known, fresh, unknown = memories.find(slots, bounds, keys, left)
     memories.books.recall(slots, sizes, unknown)
     counts = np.minimum(unknown, left)
-    total = int(np.add.reduce(counts))
-    places, own, sent = _unknown(merged, fresh, counts, slots)
-    worked(total)
-    future = scorer.ask(own, sent) if total else _nothing()
-    return Asked(turning, others, slots, bounds, keys, known, places, counts, unknown > left, sent, future)
+    places, own = np.flatnonzero(fresh), np.repeat(slots, counts)
+    sent = merged if len(places) == len(fresh) else merged.take(places)
+    return keys, bounds, known, counts, unknown > left, places, own, sent
 
 
-def _unknown(merged: Edits, fresh: NDArray[np.bool_], counts: Ints, slots: Ints) -> tuple[Ints | None, Ints, Edits]:
-    """Of all states (N,) those to be sent: which, None for all; the slot of each; their edits."""
-    if fast() and merged.values.flags.c_contiguous:
-        edits = (merged.pixels, merged.values, merged.offsets)
-        places, own, pixels, values, offsets = kernels.unknown_of(*edits, fresh, counts, slots)
-        return (None if len(places) == len(fresh) else places), own, Edits(pixels, values, offsets)
-    own = np.repeat(slots, counts)
-    if len(own) == len(fresh):
-        return None, own, merged
-    places = np.flatnonzero(fresh)
-    return places, own, merged.take(places)
+def _looked_up_at_once(merged: Edits, eight_bit: bool, memories: Memories, slots: Ints, sizes: Ints) -> LookedUp:
+    """The same in one compiled call."""
+    edits = (merged.pixels, merged.values, merged.offsets)
+    keys, bounds, known, counts, cut, places, own, *sent = kernels.looked_up(
+        *edits, eight_bit, *memories.tables(), memories.books.counts, slots, sizes
+    )
+    return keys, bounds, known, counts, cut, places, own, Edits(*sent)
 
 
 def _cumulated(sizes: Ints) -> Ints:
-    if fast():
-        return kernels.bounds_of(sizes)
     bounds = np.zeros(len(sizes) + 1, np.int64)
     np.cumsum(sizes, out=bounds[1:])
     return bounds
@@ -130,25 +133,12 @@ def answer(
 ) -> tuple[list[Game], list[Game], float]:
     """Take in the scores of a merged question; return the games that go on, those that are over, and the searches' seconds."""
     output, games, books = classifier.info.output, asked.games, memories.books
-    margins, heard = _margins(asked, scores, output, books)
-    bounds = _cumulated(asked.counts)
-    first = len(games) - len(asked.others)
-    starting = [number for number, game in enumerate(asked.others, first) if game.search is None]
-    if starting:
-        rows = bounds[starting]
-        clean.add([games[number] for number in starting], scores[rows])
-        for number, predicted in zip(starting, classes_of(scores[rows], output).tolist(), strict=True):
-            games[number].predicted = predicted
-    known, sent_keys = asked.known, asked.keys
-    if asked.places is None:
-        known = margins
-    else:
-        sent_keys, heard = _scattered(asked, asked.places, margins, heard)
-    lowest = memories.add(asked.slots, bounds, sent_keys, margins)
-    for number in _flipping(asked, bounds, margins, lowest, books).tolist():
+    _begin(asked, scores, output, clean, books)
+    take_in = _taken_in_at_once if fast() and output != "label" and len(scores) else _taken_in
+    margins, bounds, known, heard, flipping = take_in(asked, scores, output, memories)
+    for number in flipping.tolist():
         first = int(bounds[number])
         games[number].improve(asked.sent, first, margins[first : bounds[number + 1]])
-    books.hear(asked.slots, asked.counts, lowest)
     began = books.spent
     # A state beyond the budget ends the game, unless it was asked twice and so is known by now.
     unanswered = set[Game]()
@@ -178,33 +168,52 @@ def answer(
     return going, finished + over, books.spent - began
 
 
-def _scattered(
-    asked: Asked, places: Ints, margins: Margins, heard: NDArray[np.float64] | None
-) -> tuple[Keys, NDArray[np.float64] | None]:
-    """Write the margins of the states that were sent to what is known of all; their keys, and the scores of all, NaN where not sent."""
-    if fast() and heard is not None:
-        return kernels.scattered(asked.known, asked.keys, places, margins, heard)
-    asked.known[places] = margins
-    if heard is not None:
-        sent, heard = heard, np.full((len(asked.known), heard.shape[1]), np.nan)
-        heard[places] = sent
-    return asked.keys[places], heard
+def _begin(asked: Asked, scores: Scores, output: Output, clean: CleanScores, books: Books) -> None:
+    """Check the scores of the unchanged images of games that begin, and tell these their classes."""
+    first = len(asked.slots) - len(asked.others)
+    numbers = [number for number, game in enumerate(asked.others, first) if game.search is None]
+    if not numbers:
+        return
+    games, slots = [asked.others[number - first] for number in numbers], asked.slots[numbers]
+    answers = scores[np.cumsum(asked.counts)[numbers] - 1]  # each asked about one image
+    margins_of(answers, books.label[slots], books.target[slots], output)  # raises where there is no such class
+    clean.add(games, answers)
+    for game, predicted in zip(games, classes_of(answers, output).tolist(), strict=True):
+        game.predicted = predicted
 
 
-def _flipping(asked: Asked, bounds: Ints, margins: Margins, lowest: Margins, books: Books) -> Ints:
-    """Games that flip; with compiled code less those whose best is nearer."""
-    if fast():
-        return kernels.flipping(margins, bounds, asked.sent.offsets, asked.slots, books.nearest)
-    return np.flatnonzero(lowest < 0)
+TakenIn = tuple[Margins, Ints, Margins, NDArray[np.float64] | None, Ints]
 
 
-def _margins(asked: Asked, scores: Scores, output: Output, books: Books) -> tuple[Margins, NDArray[np.float64] | None]:
-    """Of the images sent: margins, and scores that can be compared; None where there are none, or only labels."""
-    if not len(scores):
-        return np.zeros(0), None
-    heard = None if output == "label" else comparable(scores, output)
-    starting = any(game.search is None for game in asked.others)  # if there are such classes is checked then
-    if fast() and heard is not None and not starting:
-        return kernels.margins_of(heard, asked.counts, asked.slots, books.counts), heard
-    labels, targets = books.label[asked.slots], books.target[asked.slots]
-    return margins_of(scores, np.repeat(labels, asked.counts), np.repeat(targets, asked.counts), output), heard
+def _taken_in(asked: Asked, scores: Scores, output: Output, memories: Memories) -> TakenIn:
+    """Remember and count the scores of the states that were sent.
+
+    Returns:
+        Their margins, and the bounds of each game's; margins and comparable scores of all states asked, NaN of those not
+        sent, None where there are no scores, or only labels; games that flip.
+    """
+    books, bounds = memories.books, _cumulated(asked.counts)
+    margins, heard = np.zeros(0), None
+    if len(scores):
+        heard = None if output == "label" else comparable(scores, output)
+        labels, targets = books.label[asked.slots], books.target[asked.slots]
+        margins = margins_of(scores, np.repeat(labels, asked.counts), np.repeat(targets, asked.counts), output)
+    known, sent_keys = asked.known, asked.keys
+    if len(asked.places) < len(known):
+        known[asked.places], sent_keys = margins, sent_keys[asked.places]
+        if heard is not None:
+            sent, heard = heard, np.full((len(known), heard.shape[1]), np.nan)
+            heard[asked.places] = sent
+    else:
+        known = margins
+    lowest = memories.add(asked.slots, bounds, sent_keys, margins)
+    books.hear(asked.slots, asked.counts, lowest)
+    return margins, bounds, known, heard, np.flatnonzero(lowest < 0)
+
+
+def _taken_in_at_once(asked: Asked, scores: Scores, output: Output, memories: Memories) -> TakenIn:
+    """The same in one compiled call, less the games whose best is nearer than what flips."""
+    books, slots, counts = memories.books, asked.slots, asked.counts
+    table = memories.tables(slots, counts)
+    sent = (comparable(scores, output), asked.keys, asked.known, asked.places, asked.sent.offsets)
+    return kernels.taken_in(*sent, *table, memories.entries, slots, counts, books.counts, books.lowest, books.nearest)

@@ -100,15 +100,16 @@ class Record:
 
         Args:
             edits: a batch, of which this image's states are those from `start` on.
-            margins: of these states, one each; they are not among the queries counted yet.
+            margins: of these states, one each, which were the last queries counted.
         """
         flips = np.flatnonzero(margins < 0)
         sizes = edits.offsets[flips + start + 1] - edits.offsets[flips + start]
+        before = self.queries - len(margins)
         reached = sizes if self.norm == "l0" else distances_of(edits.take(flips + start), self.base, self.norm)
         for index, distance in zip(flips.tolist(), reached.astype(np.float64).tolist(), strict=True):
             if distance < self.best_distance:
                 self.best_distance, self.best = distance, edits.one(start + index)
-                self.curve.append((self.queries + index + 1, distance))
+                self.curve.append((before + index + 1, distance))
         if self.norm == "l0":
             self.memory.books.nearest[self.memory.slot] = self.best_distance
 

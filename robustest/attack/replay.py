@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,39 +14,80 @@ from robustest.images import as_eight_bit
 from robustest.results import AttackResult, Edits, Verdict, distances_between
 
 
+@dataclass(frozen=True, slots=True)
+class Find:
+    """What an attack says of one image, not yet believed.
+
+    result: what is known without the image. task: of the attack. best: the edits said to flip, N = 1.
+    minimal: every single one was put back and the image was no longer adversarial.
+    """
+
+    result: AttackResult
+    task: Task
+    best: Edits
+    minimal: bool
+
+
 def replay(classifier: Classifier, result: AttackResult, task: Task, best: Edits, *, minimal: bool) -> AttackResult:
-    """Render an adversarial image, round it to 8 bits where the input is 8-bit, and score it once more.
+    """`replayed` of one find."""
+    return replayed(classifier, [Find(result, task, best, minimal)])[0]
+
+
+def replayed(classifier: Classifier, finds: Sequence[Find]) -> list[AttackResult]:
+    """Render adversarial images, round them to 8 bits where the input is 8-bit, and score them once more, in one call.
+
+    Args:
+        finds: at least one, of images of one size.
 
     Returns:
-        `result` as FLIPPED with the image and its distances, or as UNKNOWN if the flip does not hold.
+        Of each its `result` as FLIPPED with the image and its distances, or as UNKNOWN if the flip does not hold.
     """
-    image = best.apply(task.image)[0]
-    stored: NDArray[np.uint8] | NDArray[np.float32] = image
-    if task.eight_bit:
-        stored = as_eight_bit(image)
-        image = stored.astype(np.float32) / np.float32(255)
+    images, kept = zip(*[_stored(find) for find in finds], strict=True)
     output = classifier.info.output
-    scores = classifier(image[None])
-    aim = np.array([-1 if task.target is None else task.target])
-    margin = float(margins_of(scores, np.array([task.label]), aim, output)[0])
-    predicted = int(classes_of(scores, output)[0])
+    scores = classifier(np.stack(images))
+    labels, targets = (
+        np.array([-1 if aim is None else aim for aim in aims])
+        for aims in zip(*[(find.task.label, find.task.target) for find in finds], strict=True)
+    )
+    margins, classes = margins_of(scores, labels, targets, output).tolist(), classes_of(scores, output).tolist()
+    return [_judged(*one) for one in zip(finds, images, kept, margins, classes, strict=True)]
+
+
+def _stored(find: Find) -> tuple[NDArray[np.float32], NDArray[np.uint8] | NDArray[np.float32]]:
+    """The image as the classifier gets it, and as it is kept."""
+    image = find.best.apply(find.task.image)[0]
+    if not find.task.eight_bit:
+        return image, image
+    stored = as_eight_bit(image)
+    return stored.astype(np.float32) / np.float32(255), stored
+
+
+def _judged(
+    find: Find,
+    image: NDArray[np.float32],
+    stored: NDArray[np.uint8] | NDArray[np.float32],
+    margin: float,
+    predicted: int,
+) -> AttackResult:
+    """What the scores of a find's image say of it."""
     if margin >= 0:
         reason = (
             f"a flip was found, but scored again the image has margin {margin:g}: the classifier answers differently"
         )
-        return replace(result, verdict=Verdict.UNKNOWN, reason=reason, checks=1)
-    distances = distances_between(task.image, image)
+        return replace(find.result, verdict=Verdict.UNKNOWN, reason=reason, checks=1)
+    base = find.task.image
+    distances = distances_between(base, image)
     return replace(
-        result,
+        find.result,
         verdict=Verdict.FLIPPED,
         predicted=predicted,
         image=stored,
-        edits=Edits.between(task.image, image),
+        edits=Edits.between(base, image),
         l0_pixels=distances.l0_pixels,
         l0_dims=distances.l0_dims,
         l1=distances.l1,
         l2=distances.l2,
         linf=distances.linf,
-        minimal=minimal,
+        minimal=find.minimal,
         checks=1,
     )

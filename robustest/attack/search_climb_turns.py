@@ -94,7 +94,7 @@ class ClimbTurns(Desk):
         if following == desks.CROWDED:
             self.count_asked()
             self.make_room()
-            return ClimbTurns.propose([self], np.array([self.seat]))[0]
+            return int(ClimbTurns.propose([self], np.array([self.seat]))[0])
         player, start = self.player, int(self.desk[desks.START])
         state, optimism = self.reached[0], player.tuning.optimism
         moves = climbing_moves(
@@ -112,21 +112,19 @@ class ClimbTurns(Desk):
         return count
 
     @staticmethod
-    def propose(turns: Sequence[ClimbTurns], seats: Ints) -> list[int]:
-        """Find what each asks next; how many states, 0 where no edit is left."""
+    def propose(turns: Sequence[ClimbTurns], seats: Ints) -> Ints:
+        """Find what each asks next; (G,) how many states, 0 where no edit is left."""
         optimism = turns[0].player.tuning.optimism
-        told = search_climb_desks.propose(seats, optimism, LEAPS, NEXT_TO_STATE, LIMITS)
-        found: list[int] = told[0].tolist()
-        for place, then in enumerate(told[1].tolist()):
-            if then in (desks.CROWDED, desks.TIED):
-                found[place] = turns[place]._settle(then)
-        return found
+        found, following = search_climb_desks.propose(seats, optimism, LEAPS, NEXT_TO_STATE, LIMITS)
+        for place in np.flatnonzero((found == 0) & (following != desks.OVER)).tolist():
+            found[place] = turns[place]._settle(following[place])
+        return np.asarray(found, np.int64)
 
     @staticmethod
     def heed(
         turns: Sequence[ClimbTurns], seats: Ints, margins: Margins, starts: Ints, scores: NDArray[np.float64] | None
-    ) -> list[bool]:
-        """Take in the answers; which of them go on.
+    ) -> NDArray[np.bool_]:
+        """Take in the answers; (G,) which of them go on.
 
         Args:
             margins: (N,) of which each game's begin at `starts` (G,). scores: (N, K), see `Notes.scores`.
@@ -143,5 +141,4 @@ class ClimbTurns(Desk):
             turns[0].beliefs.floor,
             turns[0].tiring,
         )
-        going: list[bool] = (following == desks.SWAP).tolist()
-        return going
+        return np.equal(following, desks.SWAP)

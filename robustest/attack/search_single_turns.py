@@ -96,23 +96,23 @@ class SingleTurns(Desk):
             self.desk[desks.NEXT] = desks.OVER
 
     @staticmethod
-    def propose(turns: Sequence[SingleTurns], seats: Ints) -> list[int]:
-        """Find what each tries next; how many edits, 0 where none is left."""
-        counts, following = search_single_desks.propose(seats, turns[0].screener.boldness, NEVER).tolist()
-        for place, (one, then) in enumerate(zip(turns, following, strict=True)):
+    def propose(turns: Sequence[SingleTurns], seats: Ints) -> Ints:
+        """Find what each tries next; (G,) how many edits, 0 where none is left."""
+        found, following = search_single_desks.propose(seats, turns[0].screener.boldness, NEVER)
+        for place in np.flatnonzero(found == 0).tolist():
+            one, then = turns[place], following[place]
             if then in (desks.CROWDED, desks.TIED):
                 one._settle(then)
-                counts[place] = len(one) if then == desks.TIED else SingleTurns.propose([one], np.array([one.seat]))[0]
-            if not counts[place]:
+                found[place] = len(one) if then == desks.TIED else SingleTurns.propose([one], seats[place, None])[0]
+            if not found[place]:
                 one.screener.singles_left = False
-        found: list[int] = counts
-        return found
+        return np.asarray(found, np.int64)
 
     @staticmethod
     def heed(
         turns: Sequence[SingleTurns], seats: Ints, margins: Margins, starts: Ints, scores: NDArray[np.float64] | None
-    ) -> list[bool]:
-        """Take in the answers; which of them go on.
+    ) -> NDArray[np.bool_]:
+        """Take in the answers; (G,) which of them go on.
 
         Args:
             margins: (N,) of which each game's begin at `starts` (G,). scores: (N, K), see `Notes.scores`.
@@ -128,5 +128,4 @@ class SingleTurns(Desk):
             REGION_PRIOR,
             COLOUR_PRIOR,
         )
-        going: list[bool] = (following == desks.SWAP).tolist()
-        return going
+        return np.equal(following, desks.SWAP)

@@ -11,12 +11,26 @@ from robustest.compiled import compiled
 
 
 @compiled
-def reluctances(games: Ints, out: Doubles) -> None:
+def swapping(games: Ints) -> Masks:
+    """(G,) where the question is of swaps, not of what each edit does."""
+    swaps = np.empty(len(games), np.bool_)
+    for game in range(len(games)):
+        swaps[game] = addresses.ints_at(games[game], desks.FIELDS)[desks.MODE] == desks.SWAPPING
+    return swaps
+
+
+@compiled
+def reluctances(games: Ints) -> Doubles:
     """The logarithms of how likely each edit of each game's state is to leave it, one game after the other that swaps."""
-    first = 0
+    swaps = swapping(games)
+    edits = 0
+    for game in range(len(games)):
+        if swaps[game]:
+            edits += addresses.ints_at(games[game], desks.FIELDS)[desks.EDITS]
+    out, first = np.empty(edits), 0
     for game in range(len(games)):
         desk = addresses.ints_at(games[game], desks.FIELDS)
-        if desk[desks.MODE] != desks.SWAPPING:
+        if not swaps[game]:
             continue
         last = first + desk[desks.EDITS]
         tally, need = (
@@ -25,6 +39,7 @@ def reluctances(games: Ints, out: Doubles) -> None:
         )
         search_turn_kernels.reluctance(need, tally, desk[desks.STALLED], out[first:last])
         first = last
+    return out
 
 
 @compiled

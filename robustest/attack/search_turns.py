@@ -204,7 +204,6 @@ class SwapTurns(Desk):
         self.state[:] = current.cells, current.colours
         self.desk[desks.MARKS] = address_of(player.alone)
         self.jump = player.rng.exponential
-        self.swaps = True  # the question is of swaps, not of what each edit does
         self.take_up(player.stop)
 
     def begin(self, margin: float, need: Margins | None) -> None:
@@ -264,50 +263,41 @@ class SwapTurns(Desk):
         desk[desks.STALLED] += 1
 
     @staticmethod
-    def propose(turns: Sequence[SwapTurns], seats: Ints) -> list[int]:
-        """Find what each asks next; how many states, 0 where it is over."""
-        found = [0] * len(turns)
-        waiting = list(range(len(turns)))
+    def propose(turns: Sequence[SwapTurns], seats: Ints) -> Ints:
+        """Find what each asks next; (G,) how many states, 0 where it is over."""
         tuning = turns[0].player.tuning
-        while waiting:
-            own = [turns[place] for place in waiting]
-            addresses = seats if len(own) == len(seats) else seats[waiting]
-            likely = np.zeros(sum([one.size for one in own]))  # more than is used where some measure effects
-            swap_desks.reluctances(addresses, likely)
-            np.exp(likely, out=likely)
-            counts, following = swap_desks.propose(
-                addresses, likely, tuning.optimism, tuning.despair, SHARES, LIMITS
-            ).tolist()
-            again = []
-            for place, one, count, then in zip(waiting, own, counts, following, strict=True):
-                found[place] = count
-                one.swaps = then != desks.MEASURE
-                if count or then == desks.OVER:
-                    continue
-                if then != desks.SWAP:
-                    one._settle(then)
-                    found[place] = len(one)
-                if not found[place] and (then == desks.CROWDED or one.desk[desks.STALLED] < tuning.despair):
-                    again.append(place)
-            waiting = again
+        likely = swap_desks.reluctances(seats)
+        np.exp(likely, out=likely)
+        found, following = swap_desks.propose(seats, likely, tuning.optimism, tuning.despair, SHARES, LIMITS)
+        again = []
+        for place in np.flatnonzero((found == 0) & (following != desks.OVER)).tolist():
+            one, then = turns[place], following[place]
+            if then != desks.SWAP:
+                one._settle(then)
+                found[place] = len(one)
+            if not found[place] and (then == desks.CROWDED or one.desk[desks.STALLED] < tuning.despair):
+                again.append(place)
+        if again:
+            found[again] = SwapTurns.propose([turns[place] for place in again], seats[again])
         return found
 
     @staticmethod
     def heed(
         turns: Sequence[SwapTurns], seats: Ints, margins: Margins, starts: Ints, scores: NDArray[np.float64] | None
-    ) -> list[bool]:
-        """Take in the answers; which of them go on.
+    ) -> NDArray[np.bool_]:
+        """Take in the answers; (G,) which of them go on.
 
         Args:
             margins: (N,) of which each game's begin at `starts` (G,). scores: (N, K), see `Notes.scores`.
         """
         tuning = turns[0].player.tuning
+        swaps = swap_desks.swapping(seats).tolist()
         following = swap_desks.heed(
             seats,
             margins,
             starts,
             NOTHING if scores is None else scores,
-            np.array([one.jump() if one.swaps else 0.0 for one in turns]),
+            np.array([one.jump() if swapping else 0.0 for one, swapping in zip(turns, swaps, strict=True)]),
             tuning.warmth,
             np.float32(tuning.context),
             SEEN,
@@ -318,5 +308,4 @@ class SwapTurns(Desk):
             REGION_PRIOR,
             COLOUR_PRIOR,
         )
-        going: list[bool] = (following == desks.SWAP).tolist()
-        return going
+        return np.equal(following, desks.SWAP)

@@ -80,8 +80,8 @@ class Turns(Protocol):
     seat: int
 
     @staticmethod
-    def propose(turns: Sequence[Any], seats: NDArray[np.int64], /) -> list[int]:
-        """Find what each asks next; how many states, 0 where it is over."""
+    def propose(turns: Sequence[Any], seats: NDArray[np.int64], /) -> NDArray[np.int64]:
+        """Find what each asks next; (G,) how many states, 0 where it is over."""
 
     @staticmethod
     def edits(turns: Sequence[Any], seats: NDArray[np.int64], /) -> Edits:
@@ -95,8 +95,8 @@ class Turns(Protocol):
         starts: NDArray[np.int64],
         scores: NDArray[np.float64] | None,
         /,
-    ) -> list[bool]:
-        """Take in the answers, of each game from `starts` (G,) on; which of them go on. scores: see `Notes.scores`."""
+    ) -> NDArray[np.bool_]:
+        """Take in the answers, of each game from `starts` (G,) on; (G,) which of them go on. scores: see `Notes.scores`."""
 
 
 Question = Edits | Turns

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import compress, groupby
 from typing import Any
 
 import numpy as np
@@ -118,26 +118,29 @@ def heed(
             (going if isinstance(game.question, Edits) else waiting).append(game)
 
     for circle, starts in turning:
-        heard = _timed(books, circle, circle.kind.heed, margins, starts, scores)
-        for game, goes_on in zip(circle.games, heard, strict=True):
-            if goes_on:
-                waiting.append(game)
-            else:
-                hear_on(game)
+        goes_on = _timed(books, circle, circle.kind.heed, margins, starts, scores)
+        for game in _sorted_out(circle.games, goes_on, waiting):
+            hear_on(game)
     while waiting:
         asking, waiting = waiting, []
         for circle in Circle.of(asking):
-            counts = _timed(books, circle, circle.kind.propose)
-            unhurried = books.go_on(circle.slots, np.array(counts, np.int64)).tolist()
-            for game, count, at_ease in zip(circle.games, counts, unhurried, strict=True):
-                game.asking = count
-                if not count:
+            books.asking[circle.slots] = _timed(books, circle, circle.kind.propose)
+            for game in _sorted_out(circle.games, books.go_on(circle.slots), going):
+                if not game.asking:
                     hear_on(game)
-                elif at_ease or game.goes_on():
-                    going.append(game)
                 else:
-                    finished.append(game)
+                    (going if game.goes_on() else finished).append(game)
     return going, finished
+
+
+def _sorted_out(games: list[Game], goes_on: NDArray[np.bool_], going: list[Game]) -> list[Game]:
+    """Add the games that go on to `going`; the others."""
+    if np.logical_and.reduce(goes_on):
+        going += games
+        return []
+    on = goes_on.tolist()
+    going += compress(games, on)
+    return [game for game, one in zip(games, on, strict=True) if not one]
 
 
 def slots_of(games: list[Game]) -> Ints:

@@ -161,7 +161,7 @@ def check_scores(scores: object, count: int, output: Output, *, source: str) -> 
             f"{source} must return scores (N, K) with K >= 2 classes for N = {count} images; got {array.dtype} of shape "
             f"{array.shape}. {way}"
         )
-    if not np.isfinite(array).all():
+    if not np.logical_and.reduce(np.isfinite(array), axis=None):  # sooner than `all`, and asked after every call
         raise ModelError(
             f"{source} returned NaN or infinite scores for {int((~np.isfinite(array)).any(axis=1).sum())} of {count} "
             "images. Check the input spec (scale, mean, std) and the model's weights."

@@ -341,8 +341,8 @@ def test_the_record_keeps_the_first_of_equally_near_images() -> None:
     edits = Edits.of([{0: 1.0, 1: 1.0}, {2: 1.0}, {3: 1.0}], 1)
     margins = np.array([-1.0, -2.0, -3.0])
     record.memory.add(state_keys(edits), margins)
-    record.improve(edits, 0, margins)
     record.memory.books.hear(np.array([0]), np.array([3]), np.array([-3.0]))
+    record.improve(edits, 0, margins)
     assert record.best is not None
     assert record.best.pixels.tolist() == [2]
     assert record.curve == [(1, 2.0), (2, 1.0)]
