@@ -34,8 +34,19 @@ def words(rng: np.random.Generator) -> tuple[Words, Words] | None:
 
 
 def _words_of(source: np.random.PCG64) -> tuple[Words, Words]:
-    rest = np.ctypeslib.as_array((ctypes.c_uint64 * 2).from_address(_address_of(source)))
-    return np.ctypeslib.as_array((ctypes.c_uint64 * 4).from_address(int(rest[0]))), rest
+    address = id(source) + _inside()
+    return _words_at(ctypes.c_uint64.from_address(address).value, 4), _words_at(address, 2)
+
+
+def _words_at(address: int, count: int) -> Words:
+    return np.frombuffer((ctypes.c_uint64 * count).from_address(address), np.uint64)
+
+
+@lru_cache(maxsize=1)
+def _inside() -> int:
+    """How far inside a PCG64 its state is described: the same for all, and sooner added than asked for."""
+    source = np.random.PCG64(0)
+    return _address_of(source) - id(source)
 
 
 def _address_of(source: np.random.PCG64) -> int:

@@ -72,17 +72,11 @@ class Beliefs:
         self.palette, self._norm = palette, np.ones((colours, self.cells), np.float32)  # of each edit's colour change
         gray = palette.base.shape[1] == 1
         self._gray = np.zeros((colours if gray else 0, self.cells if gray else 0), np.float32)
-        for colour in range(colours):
-            if gray:  # `_directions` of all edits, kept; one channel's mean square and norm are its own
-                change = palette.change(colour)[:, 0]
-                size = np.abs(change)
-                norm = np.maximum(size, 1e-9)
-                self._gray[colour, self.cell_of_pixel] = change / norm
-            else:
-                squares = palette.squares(colour)
-                size = np.sqrt(squares / np.float32(palette.base.shape[1]))
-                norm = np.maximum(np.sqrt(squares), 1e-9)
-            self.size[colour, self.cell_of_pixel], self._norm[colour, self.cell_of_pixel] = size, norm
+        if fast():
+            changed = (self.cell_of_pixel, self.size, self._norm, self._gray)
+            search_kernels.measure_changes(palette.colours, palette.base, SEEN, *changed)
+        else:
+            self._measure_changes()
         self.floor = np.float32(colour_floor)
         self.allowed: NDArray[np.bool_] = self.size > 0
         self.mean: Floats = np.where(self.allowed, np.float32(0), NEVER)
@@ -101,6 +95,21 @@ class Beliefs:
         own = (len(self.pool), colours, self.cells, palette.base.shape[1], palette.colours.shape[1], len(palette.base))
         around = (grid.across, len(grid.offsets), grid.middle, len(grid.around), len(grid.steps))
         self._sizes = np.array((*own, len(self._gray), self._regions, *around))
+
+    def _measure_changes(self) -> None:
+        """How much each edit changes its pixel's colour."""
+        palette = self.palette
+        for colour in range(self.colours):
+            if len(self._gray):  # `_directions` of all edits, kept; one channel's mean square and norm are its own
+                change = palette.change(colour)[:, 0]
+                size = np.abs(change)
+                norm = np.maximum(size, 1e-9)
+                self._gray[colour, self.cell_of_pixel] = change / norm
+            else:
+                squares = palette.squares(colour)
+                size = np.sqrt(squares / np.float32(palette.base.shape[1]))
+                norm = np.maximum(np.sqrt(squares), 1e-9)
+            self.size[colour, self.cell_of_pixel], self._norm[colour, self.cell_of_pixel] = size, norm
 
     def anew(self) -> Beliefs:
         """The same image with nothing learned of its edits but which phases of the grid matter."""

@@ -76,7 +76,7 @@ class ClimbTurns(Desk):
         self.numbers[0] = margin
         self.climber, self.tiring = player, tiring
         self.bounds = np.zeros(player.tuning.batch + 1, np.int64)
-        self.desk[desks.MARKS], self.desk[desks.BOUNDS] = address_of(player.alone), address_of(self.bounds)
+        self.desk[desks.BOUNDS] = address_of(self.bounds)
 
     @property
     def reached(self) -> tuple[State, float]:

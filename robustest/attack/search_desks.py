@@ -54,13 +54,17 @@ def room_of(size: int, batch: int) -> int:
 
 
 @compiled
-def lay_out(desk: Ints, sizes: Ints, size: int, batch: int, classes: Ints, aim: int, label: int) -> None:
+def lay_out(
+    desk: Ints, sizes: Ints, size: int, batch: int, classes: Ints, aim: int, label: int, marks: Masks
+) -> None:
     """Put what the turns write to behind the fields, and write down where that is.
 
     Args:
         desk: (`room_of`,). sizes: from `POOLED` to `STRIDES`. size, batch: `EDITS` and `BATCH`. classes, aim, label: of the rivals.
+        marks: (V, cells) single edits that were tried.
     """
     desk[:FIELDS] = 0
+    desk[MARKS] = marks.ctypes.data
     desk[POOLED:ROOM] = sizes
     desk[RIVALS], desk[EDITS], desk[BATCH], desk[EACH] = len(classes), size, batch, size
     desk[AIM], desk[LABEL], desk[CLASSES] = aim, label, classes.ctypes.data

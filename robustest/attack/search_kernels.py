@@ -23,6 +23,31 @@ _ONE, _NONE, _TINY, _LEAST = np.float32(1), np.float32(0), np.float32(1e-9), np.
 
 
 @compiled
+def measure_changes(
+    table: Floats, base: Floats, seen: np.float32, cell_of_pixel: Ints, size: Floats, norm: Floats, directions: Floats
+) -> None:
+    """`Beliefs._measure_changes`; size, norm (V, cells) and directions, (V, cells) of a gray image, else (0, 0), are written to."""
+    channels, own_colours = base.shape[1], table.shape[1] > 1
+    for colour in range(len(table)):
+        for pixel in range(len(base)):
+            cell, row = cell_of_pixel[pixel], pixel if own_colours else 0
+            if len(directions):
+                change = table[colour, row, 0] - base[pixel, 0]
+                if abs(change) < seen:
+                    change = _NONE
+                size[colour, cell], norm[colour, cell] = abs(change), max(abs(change), _TINY)
+                directions[colour, cell] = change / norm[colour, cell]
+            else:
+                squares = _NONE
+                for channel in range(channels):
+                    change = table[colour, row, channel] - base[pixel, channel]
+                    if abs(change) >= seen:
+                        squares += change * change
+                size[colour, cell] = np.sqrt(squares / np.float32(channels))
+                norm[colour, cell] = max(np.sqrt(squares), _TINY)
+
+
+@compiled
 def learn(
     cells: Ints,
     colours: Ints,

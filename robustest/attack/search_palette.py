@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 from numpy.typing import NDArray
 
 from robustest.settings import Values
 
 SEEN = np.float32(0.5 / 255)  # a change smaller than half an 8-bit step is none
+
+
+@lru_cache(maxsize=8)
+def _corners(levels: int, channels: int, eight_bit: bool) -> NDArray[np.float32]:
+    """(levels^C, 1, C) the corners of the colour cube, and with three levels the middles between them."""
+    digits = np.arange(levels**channels)[:, None] // levels ** np.arange(channels) % levels
+    corners = (digits / (levels - 1)).astype(np.float32)[:, None, :]
+    corners = _rounded(corners) if eight_bit else corners
+    corners.setflags(write=False)  # all images share them
+    return corners
+
+
+def _rounded(colours: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Colours as multiples of 1/255."""
+    return np.rint(colours * 255).astype(np.float32) / np.float32(255)
 
 
 class Palette:
@@ -25,13 +42,11 @@ class Palette:
     def __init__(self, image: NDArray[np.float32], values: Values, tau: float, *, eight_bit: bool) -> None:
         channels = image.shape[2]
         base = image.reshape(-1, channels)
-        levels = 3 if values == "free" else 2
-        digits = np.arange(levels**channels)[:, None] // levels ** np.arange(channels) % levels
-        corners = (digits / (levels - 1)).astype(np.float32)[:, None, :]
-        colours = np.clip(base + np.float32(tau) * (2 * corners - 1), 0, 1) if values == "tau" else corners
-        if eight_bit:
-            colours = np.rint(colours * 255).astype(np.float32) / np.float32(255)
-        self.colours: NDArray[np.float32] = np.ascontiguousarray(colours, np.float32)
+        corners = _corners(3 if values == "free" else 2, channels, eight_bit and values != "tau")
+        if values == "tau":
+            corners = np.clip(base + np.float32(tau) * (2 * corners - 1), 0, 1)
+            corners = _rounded(corners) if eight_bit else corners
+        self.colours: NDArray[np.float32] = np.array(corners, np.float32, order="C")
         self.count = len(self.colours)
         self.base: NDArray[np.float32] = np.ascontiguousarray(base, np.float32)
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from robustest.attack import addresses, search_kernels, search_turn_kernels
 from robustest.attack import search_desks as desks
-from robustest.attack.search_kernels import Doubles, Ints, Masks
+from robustest.attack.search_kernels import Doubles, Floats, Ints, Masks
 from robustest.compiled import compiled
 
 
@@ -14,6 +15,23 @@ from robustest.compiled import compiled
 def _marks_on(desk: Ints) -> Masks:
     """(V, cells) edits that were tried."""
     return addresses.mask_rows_at(desk[desks.MARKS], desk[desks.KINDS], desk[desks.WIDTH])
+
+
+@compiled
+def lay_out(
+    desk: Ints,
+    energy: Doubles,
+    expected: Doubles,
+    phase: NDArray[np.uint8],
+    factor: Floats,
+    margins: Doubles,
+    log: Ints,
+    ends: Ints,
+) -> None:
+    """Write down where lies what single edits need besides the rest: see `search_desks`, and `Beliefs.tuning`."""
+    desk[desks.ENERGY], desk[desks.EXPECTED] = energy.ctypes.data, expected.ctypes.data
+    desk[desks.PHASE], desk[desks.FACTOR], desk[desks.PHASES] = phase.ctypes.data, factor.ctypes.data, len(factor)
+    desk[desks.MARGINS], desk[desks.LOG], desk[desks.ENDS] = margins.ctypes.data, log.ctypes.data, ends.ctypes.data
 
 
 @compiled

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from robustest.attack import search_desks as desks
 from robustest.attack import search_single_desks
-from robustest.attack.addresses import address_of
 from robustest.attack.search_asked import NOTHING
 from robustest.attack.search_beliefs import COLOUR_PRIOR, NEVER, REGION_PRIOR
 from robustest.attack.search_palette import SEEN
@@ -61,13 +60,8 @@ class SingleTurns(Desk):
         tried = 4 * turns + player.tuning.batch
         self.margins = np.empty((tried, len(player.asked.classes)))
         self._log, self._ends = np.empty((tried, 2), np.int64), np.empty(turns, np.int64)
-        desk[desks.LOG], desk[desks.ENDS] = address_of(self._log), address_of(self._ends)
         self._tuned = player.beliefs.tuning()
-        energy, expected, phase, factor = self._tuned
-        desk[desks.MARKS : desks.PHASES] = [
-            address_of(array) for array in (player.alone, energy, expected, phase, factor, self.margins)
-        ]
-        desk[desks.PHASES] = len(factor)
+        search_single_desks.lay_out(desk, *self._tuned, self.margins, self._log, self._ends)
         desk[desks.SEEKING] = player.best is None or len(player.best) > 1
         desk[desks.TIRING] = tiring or 0
         self.take_up(stop)

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from robustest.attack import search_desks as desks
 from robustest.attack import search_swap_desks as swap_desks
-from robustest.attack.addresses import address_of
 from robustest.attack.search_asked import NOTHING
 from robustest.attack.search_beliefs import COLOUR_PRIOR, FEW, REGION_PRIOR, growth_of
 from robustest.attack.search_moves import LIMITS, SHARES, Ahead, Found, fresh_swaps
@@ -111,7 +110,7 @@ class Desk:
         self.player, self.beliefs, self.size = player, player.beliefs, size
         asked, batch = player.asked, player.tuning.batch
         self.desk = desk = np.empty(desks.room_of(size, batch), np.int64)
-        desks.lay_out(desk, self.beliefs.sizes(), size, batch, asked.classes, player.aim, asked.label)
+        desks.lay_out(desk, self.beliefs.sizes(), size, batch, asked.classes, player.aim, asked.label, player.alone)
         self.seat = int(desk[desks.STATE]) - 8 * desks.FIELDS
 
     def __len__(self) -> int:
@@ -202,7 +201,6 @@ class SwapTurns(Desk):
     def __init__(self, player: Swapper, current: State) -> None:
         super().__init__(player, len(current))
         self.state[:] = current.cells, current.colours
-        self.desk[desks.MARKS] = address_of(player.alone)
         self.jump = player.rng.exponential
         self.take_up(player.stop)
 
@@ -279,7 +277,7 @@ class SwapTurns(Desk):
                 again.append(place)
         if again:
             found[again] = SwapTurns.propose([turns[place] for place in again], seats[again])
-        return found
+        return np.asarray(found, np.int64)
 
     @staticmethod
     def heed(
