@@ -54,9 +54,7 @@ def room_of(size: int, batch: int) -> int:
 
 
 @compiled
-def lay_out(
-    desk: Ints, sizes: Ints, size: int, batch: int, classes: Ints, aim: int, label: int, marks: Masks
-) -> None:
+def lay_out(desk: Ints, sizes: Ints, size: int, batch: int, classes: Ints, aim: int, label: int, marks: Masks) -> None:
     """Put what the turns write to behind the fields, and write down where that is.
 
     Args:
