@@ -39,7 +39,7 @@ def _words_of(source: np.random.PCG64) -> tuple[Words, Words]:
 
 
 def _words_at(address: int, count: int) -> Words:
-    return np.frombuffer((ctypes.c_uint64 * count).from_address(address), np.uint64)
+    return np.ctypeslib.as_array((ctypes.c_uint64 * count).from_address(address))
 
 
 @lru_cache(maxsize=1)

@@ -19,7 +19,7 @@ Keys = NDArray[np.uint64]
 Ints = NDArray[np.int64]
 
 _NO_SLOTS: Ints = np.zeros(0, np.int64)
-_SMALLEST = 64  # places of a new table; always a power of two, and at most half of them taken
+_SMALLEST = 512  # places of a new table; always a power of two, and at most half of them taken
 
 
 class Memories:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from concurrent.futures import Future
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +12,7 @@ from robustest.attack.books import Books
 from robustest.attack.games import Game
 from robustest.attack.memory import Keys, Memories
 from robustest.attack.record import rounded_to_eight_bit, state_keys
-from robustest.attack.scorer import Scorer
+from robustest.attack.scorer import Answer, Done, Scorer
 from robustest.classifiers.classifier import Classifier, check_output, classes_of, comparable, margins_of
 from robustest.classifiers.spec import Output
 from robustest.compiled import fast, worked
@@ -49,8 +48,7 @@ class CleanScores:
             check_output(known, self._info.output, source=self._info.source, constant=few)
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
+class Asked(NamedTuple):
     """A group's merged question on its way: what was sent, and how the answers find back.
 
     turning, others: the games, which are asked in this order. slots: (G,) theirs.
@@ -69,7 +67,7 @@ class Asked:
     counts: Ints
     cut: NDArray[np.bool_]
     sent: Edits
-    scores: Future[Scores]
+    scores: Answer
 
     @property
     def games(self) -> list[Game]:
@@ -86,7 +84,7 @@ def ask(games: list[Game], memories: Memories, scorer: Scorer) -> Asked:
     keys, bounds, known, counts, cut, places, own, sent = look_up(merged, eight_bit, memories, slots, sizes)
     total = len(own)
     worked(total)
-    future = scorer.ask(own, sent) if total else _nothing()
+    future = scorer.ask(own, sent) if total else Done(np.zeros((0, 2), np.float32))
     return Asked(turning, others, slots, bounds, keys, known, places, counts, cut, sent, future)
 
 
@@ -120,12 +118,6 @@ def _cumulated(sizes: Ints) -> Ints:
     bounds = np.zeros(len(sizes) + 1, np.int64)
     np.cumsum(sizes, out=bounds[1:])
     return bounds
-
-
-def _nothing() -> Future[Scores]:
-    future: Future[Scores] = Future()
-    future.set_result(np.zeros((0, 2), np.float32))
-    return future
 
 
 def answer(

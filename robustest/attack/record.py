@@ -102,14 +102,20 @@ class Record:
             edits: a batch, of which this image's states are those from `start` on.
             margins: of these states, one each, which were the last queries counted.
         """
-        flips = np.flatnonzero(margins < 0)
-        sizes = edits.offsets[flips + start + 1] - edits.offsets[flips + start]
-        before = self.queries - len(margins)
-        reached = sizes if self.norm == "l0" else distances_of(edits.take(flips + start), self.base, self.norm)
-        for index, distance in zip(flips.tolist(), reached.astype(np.float64).tolist(), strict=True):
+        before, nearest = self.queries - len(margins), -1
+        flips = [index for index, margin in enumerate(margins.tolist()) if margin < 0]
+        if self.norm == "l0":
+            bounds = edits.offsets[start : start + len(margins) + 1].tolist()
+            reached = [float(bounds[index + 1] - bounds[index]) for index in flips]
+        else:
+            places = np.array(flips, np.int64) + start
+            reached = distances_of(edits.take(places), self.base, self.norm).tolist()
+        for index, distance in zip(flips, reached, strict=True):
             if distance < self.best_distance:
-                self.best_distance, self.best = distance, edits.one(start + index)
+                self.best_distance, nearest = distance, index
                 self.curve.append((before + index + 1, distance))
+        if nearest >= 0:
+            self.best = edits.one(start + nearest)
         if self.norm == "l0":
             self.memory.books.nearest[self.memory.slot] = self.best_distance
 

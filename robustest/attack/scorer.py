@@ -17,23 +17,41 @@ from robustest.results import Edits, Scores
 Score = Callable[[NDArray[np.int64], Edits], Scores]
 
 
+class Answer(Protocol):
+    """What a call gives, maybe later."""
+
+    def result(self) -> Any:
+        """Wait for it; raises what the call raised."""
+
+
 class Thread(Protocol):
     """Runs calls in order, one after the other."""
 
-    def submit(self, call: Callable[..., Any], /, *args: Any) -> Future[Any]:
+    def submit(self, call: Callable[..., Any], /, *args: Any) -> Answer:
         """Have a call run."""
+
+
+class Done:
+    """The answer of a call that is over."""
+
+    def __init__(self, value: Any, error: Exception | None = None) -> None:
+        self._value, self._error = value, error
+
+    def result(self) -> Any:
+        """What it gave; raises what it raised."""
+        if self._error is not None:
+            raise self._error
+        return self._value
 
 
 class _Here:
     """Runs calls at once, in the caller's own thread."""
 
-    def submit(self, call: Callable[..., Any], /, *args: Any) -> Future[Any]:
-        done: Future[Any] = Future()
+    def submit(self, call: Callable[..., Any], /, *args: Any) -> Answer:
         try:
-            done.set_result(call(*args))
+            return Done(call(*args))
         except Exception as error:  # raised where the result is asked for, as from a thread
-            done.set_exception(error)
-        return done
+            return Done(None, error)
 
 
 def thread_of(classifier: Classifier) -> AbstractContextManager[Thread]:
@@ -71,7 +89,7 @@ class Scorer:
         self._waiting: deque[_Question] = deque()
         self._count = 0
 
-    def ask(self, slots: NDArray[np.int64], edits: Edits) -> Future[Scores]:
+    def ask(self, slots: NDArray[np.int64], edits: Edits) -> Answer:
         """Have images scored: base `slots[i]` with the i-th edits. `answer` gives the scores."""
         if self._full is None:
             return self._thread.submit(self._score, slots, edits)
@@ -82,11 +100,12 @@ class Scorer:
             self._send(self._full)
         return question.answer
 
-    def answer(self, asked: Future[Scores]) -> Scores:
+    def answer(self, asked: Answer) -> Scores:
         """The scores of a question, waited for."""
         if any(question.answer is asked for question in self._waiting):
             self._send(self._count)
-        return asked.result()
+        scores: Scores = asked.result()
+        return scores
 
     def _send(self, count: int) -> None:
         parts: list[tuple[_Question, NDArray[np.int64], Edits]] = []

@@ -19,7 +19,7 @@ Table = tuple[Ints, Ints, Rows]  # see `Asked.table`
 
 NOTHING: Rows = np.zeros((0, 0))  # heard of no rival
 _NO_CLASSES: Ints = np.zeros(0, np.int64)
-_SMALLEST = 256  # places of a new table; always a power of two, and at most half of them taken
+_SMALLEST = 512  # places of a new table; always a power of two, and at most half of them taken
 
 
 class Asked:

@@ -11,7 +11,6 @@ Knows nothing of classifiers or budgets.
 from __future__ import annotations
 
 import math
-from copy import copy
 from typing import Any
 
 import numpy as np
@@ -113,10 +112,10 @@ class Beliefs:
 
     def anew(self) -> Beliefs:
         """The same image with nothing learned of its edits but which phases of the grid matter."""
-        other = copy(self)  # shares `size` until one of them is tuned
-        other.mean = np.where(self.allowed, np.float32(0), NEVER)
-        other.deviation = self.size.copy()
-        other._told, other._heard = np.zeros_like(self._told), np.zeros_like(self._heard)
+        other = Beliefs.__new__(Beliefs)
+        vars(other).update(vars(self))  # shares `size` until one of them is tuned
+        other.mean, other.deviation = np.where(self.allowed, np.float32(0), NEVER), self.size.copy()
+        other._told, other._heard = np.zeros(self._told.shape), np.zeros(self._heard.shape)
         other._energy, other._expected = self._energy.copy(), self._expected.copy()
         other.tally = np.zeros(2)
         other._places = None

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from itertools import compress, groupby
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,8 +22,7 @@ Ints = NDArray[np.int64]
 _NONE: Margins = np.zeros(0)
 
 
-@dataclass(frozen=True, slots=True)
-class Circle:
+class Circle(NamedTuple):
     """Games whose turns are of one class.
 
     turns, seats, slots: (G,) of the games: their turns, where these are, and the games' places.
@@ -47,7 +45,7 @@ class Circle:
     @staticmethod
     def _of(kind: type[Turns], games: list[Game]) -> Circle:
         turns: list[Any] = [game.question for game in games]
-        seats = np.array([one.seat for one in turns], np.int64)
+        seats = np.fromiter([one.seat for one in turns], np.int64, len(turns))
         return Circle(kind, games, turns, seats, slots_of(games))
 
     def keep(self, places: list[int]) -> Circle:
@@ -145,7 +143,7 @@ def _sorted_out(games: list[Game], goes_on: NDArray[np.bool_], going: list[Game]
 
 def slots_of(games: list[Game]) -> Ints:
     """(G,) their places."""
-    return np.array([game.slot for game in games], np.int64)
+    return np.fromiter([game.slot for game in games], np.int64, len(games))
 
 
 def _timed(books: Books, circle: Circle, call: Callable[..., Any], *arguments: Any) -> Any:

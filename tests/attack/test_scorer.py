@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from robustest.attack.scorer import Scorer, thread_of
+from robustest.attack.scorer import Answer, Scorer, thread_of
 from robustest.classifiers import load_classifier
 from robustest.results import Edits, Scores
 
@@ -33,7 +33,7 @@ def test_every_question_gets_its_own_scores_and_calls_are_full(sizes: list[int],
 
     with ThreadPoolExecutor(1) as thread:
         scorer = Scorer(score, thread, full=full)
-        asked: deque[tuple[int, int, Future[Any]]] = deque()
+        asked: deque[tuple[int, int, Answer]] = deque()
         first = forced = 0
         for size in [*sizes, 0]:
             if size:
