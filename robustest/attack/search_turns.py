@@ -107,7 +107,7 @@ class Desk:
     """
 
     def __init__(self, player: Swapper, size: int) -> None:
-        self.player, self.beliefs, self.size = player, player.beliefs, size
+        self.player, self.beliefs = player, player.beliefs
         asked, batch = player.asked, player.tuning.batch
         self.desk = desk = np.empty(desks.room_of(size, batch), np.int64)
         desks.lay_out(desk, self.beliefs.sizes(), size, batch, asked.classes, player.aim, asked.label, player.alone)

@@ -18,14 +18,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from robustest.attack import driver, scorer
+from robustest.attack import driver, find, scorer
 from robustest.attack.driver import usual_games
 from robustest.attack.find import iter_adversarials
 from robustest.attack.games import Game
 from robustest.attack.memory import Memories, Memory
 from robustest.attack.questions import Asked, answer, ask
 from robustest.attack.record import Record, distances_of, edit_keys, state_keys
-from robustest.attack.replay import replay
+from robustest.attack.replay import Find, replay, replayed
 from robustest.attack.scorer import Scorer
 from robustest.attack.search_beliefs import Beliefs
 from robustest.attack.task import Search, Task
@@ -240,6 +240,42 @@ def test_a_search_that_turns_in_a_circle_is_stopped() -> None:
             yield Edits.of([{0: 1.0}], 1)
 
     assert run(circle)[0].queries == 2
+
+
+def test_finds_of_several_rounds_are_scored_again_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twelve images, three in play, a find and a check in two questions each: 12 finds, each scored again once, in few calls."""
+    together = list[int]()
+
+    def watched(classifier: Classifier, finds: list[Find]) -> list[AttackResult]:
+        together.append(len(finds))
+        return replayed(classifier, finds)
+
+    monkeypatch.setattr(driver, "replayed", watched)
+    monkeypatch.setattr(find, "choose_batch", lambda *_, rows: Batch(rows))  # as where no score depends on the batch
+    alone = run(lights([4]), number=12, batch=1, games=3)
+    assert together == [1] * 12
+    together.clear()
+    assert len(run(lights([4]), number=12, batch=16, games=3)) == 12
+    assert sum(together) == 12
+    assert len(together) <= 3
+    assert [result.l0_pixels for result in alone] == [4] * 12
+
+
+def test_a_find_that_does_not_hold_is_told_from_those_beside_it() -> None:
+    task = Task(
+        image=np.zeros((SIDE, SIDE, 1), np.float32),
+        eight_bit=True,
+        label=0,
+        target=None,
+        decision_only=False,
+        clean_margin=3.5,
+        settings=AttackSettings(),
+    )
+    found = AttackResult(verdict=Verdict.SURVIVED, attack="x", norm="l0", label=0, target=None, seed=0, budget=1)
+    finds = [Find(found, task, Edits.of([dict.fromkeys(range(count), 1.0)], 1), True) for count in (3, 4, 2, 9)]
+    believed = replayed(load_classifier(brightness(3.5)), finds)
+    assert [result.verdict for result in believed] == [Verdict.UNKNOWN, Verdict.FLIPPED] * 2
+    assert [result.l0_pixels for result in believed] == [None, 4, None, 9]
 
 
 def test_misclassified_images_are_excluded_and_cost_one_query() -> None:
