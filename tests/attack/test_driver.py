@@ -243,7 +243,7 @@ def test_a_search_that_turns_in_a_circle_is_stopped() -> None:
 
 
 def test_finds_of_several_rounds_are_scored_again_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Twelve images, three in play, a find and a check in two questions each: 12 finds, each scored again once, in few calls."""
+    """Twelve images, three in play at once: 12 finds, each scored again once, in a call for all that came meanwhile."""
     together = list[int]()
 
     def watched(classifier: Classifier, finds: list[Find]) -> list[AttackResult]:
@@ -257,7 +257,7 @@ def test_finds_of_several_rounds_are_scored_again_together(monkeypatch: pytest.M
     together.clear()
     assert len(run(lights([4]), number=12, batch=16, games=3)) == 12
     assert sum(together) == 12
-    assert len(together) <= 3
+    assert len(together) <= 4
     assert [result.l0_pixels for result in alone] == [4] * 12
 
 
