@@ -29,6 +29,7 @@ _SPARSE = 400  # edits down to which that is tried
 _ANYWHERE = 0.3  # share of new edits that are put anywhere in the image
 _RECOLOURED = 0.2  # share of new edits that are given any colour
 _TURNS, _MANY_TURNS = 6, 60  # rounds of exchange: at fewer edits than the best, and to find a first flip
+_LEAST_PARTS = 2  # of a state that is exchanged by parts: one of them stays where nothing takes the other's place
 _DESPAIR = 4
 _LATELY = 4  # turns whose progress tells how long it will take to flip
 _WORTH = 2  # times fewer edits than the best must be what is still grown
@@ -195,9 +196,9 @@ def settle(player: Player, dots: State, built: State, *, until: float) -> Playin
         dots: a spread. built: edits to begin with beside it; may be none.
         until: queries left at which that ends.
     """
-    if player.left <= until:
-        return
     state, best = dots.keep(~np.isin(dots.cells, built.cells)).plus(built), player.best
+    if player.left <= until or not len(state):
+        return
     margin = float((yield from player.ask(Batch.of([state])))[0])
     if player.best is best:
         state, weight = yield from _exchange(player, state, margin, np.ones(len(state)), turns=_MANY_TURNS, until=until)
@@ -249,7 +250,8 @@ def _exchange(
     past: list[tuple[float, int]] = []  # margin and queries left at the beginning of each turn
     for turn in range(turns):
         past.append((margin, player.left))
-        if player.left <= (player.stop if until is None else until) or not in_reach(past[-1 - _LATELY :]):
+        over = player.left <= (player.stop if until is None else until) or not in_reach(past[-1 - _LATELY :])
+        if over or len(current) < 2 * _LEAST_PARTS:
             break
         reach = max(2, min(beliefs.shape) // (8 << min(turn // 2, 4)))
         parts = parts_of(current, min(PARTS, len(current) // 2), across=beliefs.across, rng=rng)
@@ -263,15 +265,15 @@ def _exchange(
         if not better:
             continue
         counts = sorted({2, max(better // 2, 2), max(better, 2)})
-        together = []
+        together: list[State] = []
         for count in counts:
             chosen = order[:count].tolist()
             state = current.without(np.concatenate([parts[place] for place in chosen]))
             for place in chosen:
                 new = news[place]
                 state = state.plus(new.keep(~np.isin(new.cells, state.cells)))
-            together.append(state)
-        joint = yield from player.ask(Batch.of(together))
+            together += [state] if len(state) else []
+        joint = (yield from player.ask(Batch.of(together))) if together else np.empty(0)
         if player.best is not best:
             break
         for part, found in zip(parts, margins, strict=True):

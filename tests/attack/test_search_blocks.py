@@ -152,6 +152,35 @@ def test_a_spread_does_not_become_so_large_that_it_is_not_worth_while() -> None:
     assert player.left > 2000 - (1 + 5 * 20 + 6)
 
 
+class Dark(Counting):
+    """A search's player on a black image with few white pixels, where nothing flips and any edits at all help a little."""
+
+    def __init__(self, white: int, seed: int) -> None:
+        super().__init__(10_000, seed=seed)
+        image = np.zeros((100, 100, 1), np.float32)
+        image.reshape(-1)[np.random.default_rng(seed).choice(10_000, white, replace=False)] = 1
+        self.beliefs, self.left = beliefs_of(image), 300
+
+    def ask(self, batch: Batch) -> Generator[Edits, Margins, Margins]:
+        sizes = np.diff(batch.offsets)
+        assert sizes.min() > 0
+        self.left -= len(batch)
+        return 100 - self.rng.random(len(batch))
+        yield
+
+
+@pytest.mark.parametrize("white", [1, 2, 3, 4, 6, 10, 30])
+def test_dots_that_nothing_can_take_the_place_of_are_not_all_taken_away(white: int) -> None:
+    """Black dots can be put on white pixels alone: all of them lie there, and there is no other place for them."""
+    for seed in range(6):
+        player = Dark(white, seed)
+        (colour,) = [c for c in range(player.beliefs.colours) if player.beliefs.allowed[c].sum() == white]
+        cells = np.flatnonzero(player.beliefs.allowed[colour])
+        dots = State(cells, np.full(white, colour))
+        assert list(settle(player, dots, State.empty(), until=0)) == []
+        assert list(settle(player, State.empty(), State.empty(), until=0)) == []
+
+
 @given(size=st.integers(1, 50), most=st.integers(1, 800), seed=st.integers(0, 99))
 def test_each_of_the_larger_states_holds_the_one_before_and_at_most_as_many_edits_again(
     size: int, most: int, seed: int
