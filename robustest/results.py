@@ -217,7 +217,8 @@ class AttackResult:
     edits: its changes against the clean image (N = 1), or None.
     l0_pixels .. linf: its distances, or None: what was not found has no distance.
     minimal: every single pixel was put back and the image was no longer adversarial; None where no image.
-    queries: images sent to the classifier by the attack, the clean one included; never above the budget.
+    queries: images sent to the classifier by the attack, the clean one included; above the budget only where
+        `AttackSettings.minimal` asks for that.
     remembered: images asked for again and answered from memory. checks: images scored to re-check the answer.
     gradients: backward passes, 0 for a black-box attack.
     margin: the lowest margin seen, < 0 if flipped.

@@ -16,6 +16,8 @@ class AttackSettings:
     """How one image is attacked.
 
     queries: images the classifier may score for each image tested, the clean one included, >= 1.
+    minimal: an adversarial image is checked for changes that can be put back even where no queries are left for that: as many
+        more as it takes.
     seed: of every random stream, >= 0; the same seed gives the same result.
     attack: name of the search, `game` or one of the baselines.
     norm: distance that is made small: l0 (pixels), l0_dims (channels of pixels), l1, l2, linf.
@@ -34,6 +36,7 @@ class AttackSettings:
     tau: float = 1.0
     guide: Literal["sift", "grid", "uniform"] = "sift"
     target: int | None = None
+    minimal: bool = False
 
     def __post_init__(self) -> None:
         if not isinstance(self.queries, int) or self.queries < 1:

@@ -67,6 +67,7 @@ def find_adversarial(
     tau: float = 1.0,
     guide: Literal["sift", "grid", "uniform"] = "sift",
     attack: str = "game",
+    minimal: bool = False,
 ) -> AttackResult:
     """Look for the adversarial image nearest to one image.
 
@@ -74,13 +75,21 @@ def find_adversarial(
         classifier: what `load_classifier` gives, or any callable on (N, H, W, C) float32 in [0, 1].
         image: (H, W, C) or (H, W), uint8 or floats in [0, 1]; an 8-bit image gets an 8-bit answer.
         label: its class. target: class to be reached, None for any other.
-        queries, seed, norm, values, tau, guide, attack: see `AttackSettings`.
+        queries, seed, norm, values, tau, guide, attack, minimal: see `AttackSettings`.
 
     Raises:
         InvalidImage, InvalidSetting, ModelError: each says what to do.
     """
     settings = AttackSettings(
-        queries=queries, seed=seed, target=target, norm=norm, values=values, tau=tau, guide=guide, attack=attack
+        queries=queries,
+        seed=seed,
+        target=target,
+        norm=norm,
+        values=values,
+        tau=tau,
+        guide=guide,
+        attack=attack,
+        minimal=minimal,
     )
     return find_adversarials(
         classifier, check_images(np.asarray(image)[None], argument="image"), [label], settings=settings

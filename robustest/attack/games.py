@@ -19,6 +19,7 @@ _MOST_RESERVED = 200  # queries kept for shrinking, however many pixels there ar
 _SHARE = 8  # of so many queries one may be kept, where pixels are put back one by one
 _WORKED = 10  # queries a pixel spent before, for in what took fewer most pixels can be put back
 _TWICE = 2  # queries a pixel that this takes, at least: before some are put back, and after
+_NO_LIMIT = 1 << 40  # queries
 _EMPTY = Edits(np.zeros(0, np.int64), np.zeros((0, 1), np.float32), np.zeros(2, np.int64))
 
 
@@ -102,6 +103,14 @@ class Game:
         elif self.task.target == self.task.label:
             self.reason = f"the image already is of the target class {self.task.target}"
         return not self.reason
+
+    def goes_beyond(self) -> bool:
+        """True where the game, over by now, goes on beyond its budget: its best image must be checked, whatever that takes."""
+        record = self.record
+        if not self.task.settings.minimal or record.budget == _NO_LIMIT or record.unchecked() == 0:
+            return False
+        record.allow(_NO_LIMIT)
+        return self._shrink()
 
     def finish(self) -> None:
         """Let go of the search, and of the place in memories and books."""

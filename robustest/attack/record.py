@@ -78,12 +78,16 @@ class Record:
     """
 
     def __init__(self, base: NDArray[np.float32], norm: Norm, budget: int, memory: Memory) -> None:
-        self.base, self.norm, self.budget, self.memory = base, norm, budget, memory
-        memory.books.budget[memory.slot] = budget
+        self.base, self.norm, self.memory = base, norm, memory
+        self.allow(budget)
         self.best: Edits | None = None
         self.best_distance = np.inf
         self.curve: list[tuple[int, float]] = []
         self._checked: Edits | None = None  # the best, once all its neighbours were scored
+
+    def allow(self, budget: int) -> None:
+        """Set how many queries may be spent in all."""
+        self.budget = self.memory.books.budget[self.memory.slot] = budget
 
     @property
     def queries(self) -> int:

@@ -79,7 +79,7 @@ def _tell(picture: Picture, result: AttackResult) -> None:
             print(f"{result.queries} queries; the smallest margin seen was {result.margin:.4g}.")
         return
     before, after = picture.class_name(result.label), picture.class_name(result.predicted)
-    needed = "each of them needed" if result.minimal else "not checked that each is needed"
+    needed = "each of them needed" if result.minimal else "not checked that each is needed; --minimal does"
     print(
         f"{before} -> {after} by {result.l0_pixels} changed pixels ({needed}), {result.l0_dims} channels, L2 {result.l2:.3f}, "
         f"Linf {result.linf:.3f}; {result.queries} queries, margin {result.margin:.4g}."

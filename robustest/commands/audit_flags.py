@@ -63,6 +63,12 @@ class AttackFlags:
         ),
     ] = "sift"
     attack: Annotated[str, _flag("name of the search: game, or a baseline such as sparse-rs.")] = "game"
+    minimal: Annotated[
+        bool,
+        _flags(
+            "check finds for changes that can be put back even where no queries are left for that, with as many more as it takes."
+        ),
+    ] = False
 
     def settings(self) -> AttackSettings:
         """The same as checked settings."""
@@ -128,7 +134,7 @@ def command_line(
     for field in fields(AttackSettings):
         value = getattr(settings, field.name)
         if value != getattr(defaults, field.name):
-            words += [f"--{field.name.replace('_', '-')}", _word(str(value))]
+            words += [f"--{field.name.replace('_', '-')}", *([] if value is True else [_word(str(value))])]
     for field in fields(ModelFlags):
         value = getattr(spec, field.name)
         given = value if isinstance(value, tuple) else () if value is None else (value,)

@@ -23,6 +23,7 @@ def threat_model(summary: AuditSummary) -> dict[str, Any]:
         "values": settings.values,
         "tau": settings.tau if settings.values == "tau" else None,
         "query_budget_per_image": settings.queries,
+        "more_queries_to_check_finds": settings.minimal,
         "input_domain": "8-bit images" if summary.data.eight_bit else "float images in [0, 1]",
         "attack": settings.attack,
         "taxonomy": {

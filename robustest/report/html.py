@@ -144,11 +144,15 @@ def tiles(summary: AuditSummary) -> list[Tile]:
         unit = unit_of(norm)[:-1]
         shown.append(Tile(f"flipped by a single {unit}", f"{one.flipped:,}", f"of {one.of:,}", reach, "flipped"))
     attacked = summary.queries - counts.excluded  # an excluded image costs the one query that found it wrong
-    each = f"{attacked / max(counts.tested, 1):,.0f} an attacked image\n{summary.settings.queries:,} allowed"
+    each = f"{attacked / max(counts.tested, 1):,.0f} an attacked image\n{summary.settings.queries:,} allowed{_beyond(summary)}"
     shown.append(
         Tile("right on the unchanged image", f"{accuracy.count:,}", f"of {accuracy.of:,}", share_words(accuracy))
     )
     return [*shown, Tile("queries", f"{summary.queries:,}", "", each)]
+
+
+def _beyond(summary: AuditSummary) -> str:
+    return ", and what checking a find takes" if summary.settings.minimal else ""
 
 
 def facts(summary: AuditSummary) -> list[tuple[str, str]]:
@@ -174,7 +178,7 @@ def facts(summary: AuditSummary) -> list[tuple[str, str]]:
         ("images sha256", data.sha256),
         ("attack", f"{settings.attack}, norm {settings.norm}, values {settings.values}, guided by {settings.guide}"),
         ("target", "any other class" if settings.target is None else data.class_name(settings.target)),
-        ("queries allowed", f"{settings.queries:,} an image"),
+        ("queries allowed", f"{settings.queries:,} an image{_beyond(summary)}"),
         (
             "queries sent",
             f"{summary.queries:,}; {summary.remembered:,} answered from memory; {summary.checks:,} to check flips",

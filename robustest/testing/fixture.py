@@ -32,7 +32,7 @@ from robustest.testing.baselines import (
 )
 from robustest.testing.estimates import Certified, Estimate
 
-_SETTINGS = "attack", "norm", "values", "tau", "guide", "target"  # further fields of AttackSettings
+_SETTINGS = "attack", "norm", "values", "tau", "guide", "target", "minimal"  # further fields of AttackSettings
 _OWN = "queries", "images", "seed"
 _NORMS = "l0", "l0_dims", "l1", "l2", "linf"
 _ASKED = 16  # images whose scores tell models of one name apart
