@@ -28,10 +28,8 @@ from robustest.results import AttackResult, Edits, Scores, Verdict
 _MOST_GAMES = 64  # in a group: joining their questions costs hardly more than one game's own
 _CHEAP_BYTES, _GAMES_BYTES = 64 << 20, 2 << 30  # spent on a group's games anyway; on all games that fill the batches
 _PIXEL_BYTES = 600  # that one game keeps of a pixel
-_CHEAP_ROWS, _HELD_ROUNDS = (
-    16,
-    8,
-)  # where so many images go in one call, finds of so many rounds are scored again together
+_CHEAP_ROWS = 16  # where so many images go in one call and more,
+_HELD_ROUNDS = 8  # finds of so many rounds are scored again together
 
 __all__ = ["Clock", "Job", "play", "usual_games"]
 

@@ -45,10 +45,8 @@ def shrink_singly(state: Edits) -> Search:
     Args:
         state: an adversarial image, N = 1.
     """
-    margins, tried = (
-        np.zeros(len(state.pixels)),
-        np.zeros(len(state.pixels), bool),
-    )  # with each pixel put back; of this state
+    margins = np.zeros(len(state.pixels))  # with each pixel put back,
+    tried = np.zeros(len(state.pixels), bool)  # and whether that is of this very state
     some = len(margins)
     while len(margins) > 1 and not tried.all():
         places = np.flatnonzero(~tried)
