@@ -60,12 +60,17 @@ class Death:
 def death_of(code: int) -> Death:
     """How a process ended, by its return code as `subprocess` gives it (negative: a signal)."""
     if code >= 0:
-        return Death(_OWN, f"exit status {code}")
+        return own_death(f"exit status {code}")
     try:
         name = signal.Signals(-code).name
     except ValueError:
         name = f"signal {-code}"
     return Death(_OWN if -code in _CRASHES else _ANYBODY, name)
+
+
+def own_death(how: str) -> Death:
+    """A death by the worker's own doing, in words."""
+    return Death(_OWN, how)
 
 
 def note_death(run: Path, worker: str, death: Death) -> None:

@@ -20,7 +20,7 @@ from typing import Any
 
 import robustest.errors
 from robustest.audit.child import Order
-from robustest.audit.deaths import Death, death_of, note_death
+from robustest.audit.deaths import Death, death_noted, death_of, note_death
 from robustest.audit.files import storage
 from robustest.audit.leases import EXPIRY, HEARTBEAT
 from robustest.audit.work import Event
@@ -123,7 +123,8 @@ def supervise(
                 continue
             death = death_of(code)
             with storage(run):
-                note_death(run, child.name or "unnamed", death)
+                if not (child.name and death_noted(run, child.name)):  # else it said itself what it died of
+                    note_death(run, child.name or "unnamed", death)
             fruitless = 0 if child.begun else fruitless + 1
             if fruitless >= _FRUITLESS:
                 raise EnvironmentFailure(

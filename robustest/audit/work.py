@@ -6,6 +6,7 @@ stay full to the end. Results depend on nothing but each image, the plan and the
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 import time
 from collections import deque
@@ -19,7 +20,7 @@ from robustest import compiled
 from robustest.attack.driver import Job, play, usual_games
 from robustest.attack.find import strategy_named
 from robustest.attack.task import Notes, Strategy, Task
-from robustest.audit.deaths import death_noted, noted_death, suspect
+from robustest.audit.deaths import death_noted, note_death, noted_death, own_death, suspect
 from robustest.audit.files import storage, write_json
 from robustest.audit.images import StoredImages, open_images
 from robustest.audit.leases import EXPIRY, HEARTBEAT, Heart, Lease, LeaseLostError, Watch, Worker, claim
@@ -30,7 +31,7 @@ from robustest.audit.records import ImageRecord, record_of
 from robustest.audit.served import ServedWatch, check_valid
 from robustest.classifiers.batching import Batch
 from robustest.classifiers.classifier import Classifier
-from robustest.errors import ModelError
+from robustest.errors import ModelError, RobustestError
 from robustest.images import as_unit
 from robustest.results import AttackResult, SaliencyChange, Verdict
 
@@ -111,6 +112,11 @@ def work_on(
         )
         try:
             work.go(wait)
+        except (RobustestError, OSError, sqlite3.Error):
+            raise
+        except (Exception, SystemExit) as error:
+            work.blame(error)
+            raise
         finally:
             work.leave()
 
@@ -146,7 +152,7 @@ class _Work:
         self.served = ServedWatch(run, classifier, self.worker.name)
         self.held: dict[int, _Shard] = {}
         self.done: set[int] = set()
-        self.finished = 0
+        self.finished, self.blamed = 0, False
         self.began = time.monotonic()
         usual = usual_games(self.batch, plan.data.shape, beside=self.classifier.info.beside)
         self.places = max(1, min(usual, -(-plan.data.count // max(1, workers))))
@@ -173,13 +179,22 @@ class _Work:
                 return
             self.stop.wait(_POLL)
 
+    def blame(self, error: BaseException) -> None:
+        """Hold an error that nobody foresaw against the images in play, as if this process had died of it.
+
+        Else whoever takes over would play them together again, and fail again, for ever.
+        """
+        self.blamed = True
+        note_death(self.run, self.worker.name, own_death(f"{type(error).__name__}: {error}"))
+
     def leave(self) -> None:
-        """Give back what is held, in good order."""
+        """Give back what is held, in good order; images that are blamed for an error stay marked as in play."""
         self.served.note()
         for shard in list(self.held.values()):
             self.heart.drop(shard.lease)
             try:
-                shard.ledger.stop()
+                if not self.blamed:
+                    shard.ledger.stop()
                 shard.lease.release()
             except LeaseLostError:
                 pass

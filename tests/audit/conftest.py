@@ -36,6 +36,9 @@ def scores(images):
             os.abort()
         if poison == "exit":
             os._exit(3)
+        if poison == "fault":  # one that is not the model's
+            import robustest.audit.work as work
+            work.record_of = lambda *_, **__: [][0]
         if poison == "nan":
             return np.full((len(images), 3), np.nan, np.float32)
     return np.stack([np.array([(image.reshape(-1) * column).sum() for column in WEIGHTS.T]) for image in images])

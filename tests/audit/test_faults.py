@@ -147,9 +147,11 @@ def test_two_processes_on_one_folder_both_end_with_the_result(
     assert (run / RESULT).read_bytes() == whole
 
 
-@pytest.mark.parametrize("poison", ["abort", "exit"])
+@pytest.mark.parametrize(
+    ("poison", "how"), [("abort", "SIGABRT"), ("exit", "exit status 3"), ("fault", "IndexError: list index")]
+)
 def test_a_poison_image_is_retried_alone_then_unknown_and_the_run_ends(
-    linear: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, poison: str
+    linear: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, poison: str, how: str
 ) -> None:
     monkeypatch.setenv("LINEAR_POISON", poison)
     images = images_for(linear, 30)
@@ -163,7 +165,7 @@ def test_a_poison_image_is_retried_alone_then_unknown_and_the_run_ends(
         summary = run_audit(NAME, marked, None, settings, run, workers=workers, isolate=True)
         record = summary.records[13]
         assert record.verdict is Verdict.UNKNOWN
-        assert ("SIGABRT" if poison == "abort" else "exit status 3") in record.reason
+        assert how in record.reason
         assert summary.counts.unknown == 1
         assert sum(run_status(run, load_plan(run)).failures.values()) == 2
         results.add((run / RESULT).read_bytes())
