@@ -113,4 +113,11 @@ def run(arguments: Sequence[str]) -> int:
     except OSError as error:
         print(f"robustest: {error.strerror or error}: {error.filename or ''}".rstrip(": "), file=sys.stderr)
         return 4
+    except Exception as error:  # Python's own exit code for it is 1, which says that a threshold was refuted
+        sys.excepthook(type(error), error, error.__traceback__)
+        print(
+            f"robustest: failed by a fault of its own ({type(error).__name__}, above); please report it.",
+            file=sys.stderr,
+        )
+        return 4
     return code if isinstance(code, int) else 0

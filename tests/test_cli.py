@@ -82,6 +82,7 @@ def test_every_command_explains_itself_and_each_of_its_flags(name: str, capsys: 
         (KeyboardInterrupt(), 130, "robustest: interrupted.\n"),  # nothing of it goes on
         (OSError(28, "No space left on device", "a.json"), 4, "No space left on device: a.json"),
         (BrokenPipeError(), 0, ""),
+        (IndexError("nobody foresaw it"), 4, "robustest: failed by a fault of its own (IndexError, above)"),
     ],
     ids=lambda value: type(value).__name__,
 )
