@@ -180,12 +180,14 @@ class _Work:
             self.stop.wait(_POLL)
 
     def blame(self, error: BaseException) -> None:
-        """Hold an error that nobody foresaw against the images in play, as if this process had died of it.
+        """Hold an error that nobody foresaw against the images in play, as a death of this process.
 
-        Else whoever takes over would play them together again, and fail again, for ever.
+        Else whoever takes over would play them together again, and fail again, for ever. Where no process watches over
+        this one the error is its caller's, who may have raised it to stop.
         """
-        self.blamed = True
-        note_death(self.run, self.worker.name, own_death(f"{type(error).__name__}: {error}"))
+        self.blamed = self.worker.parent != 0
+        if self.blamed:
+            note_death(self.run, self.worker.name, own_death(f"{type(error).__name__}: {error}"))
 
     def leave(self) -> None:
         """Give back what is held, in good order; images that are blamed for an error stay marked as in play."""

@@ -429,6 +429,21 @@ def test_an_image_on_which_the_model_fails_is_unknown_and_the_others_are_played(
             assert found[other.sha256] == (other.verdict, other.distances)
 
 
+def test_an_error_by_which_the_caller_stops_a_run_is_held_against_no_image(
+    linear: ModuleType, images: ImageSet, settings: AttackSettings, tmp_path: Path
+) -> None:
+    run_audit(linear.scores, images, None, settings, tmp_path / "whole")
+
+    def stops(progress: Progress) -> None:
+        raise RuntimeError("enough")
+
+    for _ in range(4):
+        with pytest.raises(RuntimeError, match="enough"):
+            run_audit(linear.scores, images, None, settings, tmp_path / "run", progress=stops)
+    run_audit(linear.scores, images, None, settings, tmp_path / "run")
+    assert (tmp_path / "run" / "result.json").read_bytes() == (tmp_path / "whole" / "result.json").read_bytes()
+
+
 def test_a_model_that_fails_for_good_ends_the_run_which_goes_on_when_it_is_back(
     linear: ModuleType, images: ImageSet, settings: AttackSettings, tmp_path: Path
 ) -> None:
