@@ -19,6 +19,7 @@ _MOST_RESERVED = 200  # queries kept for shrinking, however many pixels there ar
 _SHARE = 8  # of so many queries one may be kept, where pixels are put back one by one
 _WORKED = 10  # queries a pixel spent before, for in what took fewer most pixels can be put back
 _TWICE = 2  # queries a pixel that this takes, at least: before some are put back, and after
+_FEW = 1000  # queries allowed below which a search does not come to making all large finds smaller by itself
 _NO_LIMIT = 1 << 40  # queries
 _EMPTY = Edits(np.zeros(0, np.int64), np.zeros((0, 1), np.float32), np.zeros(2, np.int64))
 
@@ -81,7 +82,7 @@ class Game:
         check, budget = self.task.notes.check, self.record.budget
         most = _MOST_RESERVED if check == "groups" else max(_MOST_RESERVED, budget // _SHARE)
         if check == "cheap" and pixels * _TWICE > most:
-            return 0
+            return budget // _SHARE if budget < _FEW else 0
         # Rounds of putting back single pixels, each with fewer to ask; many pixels go in groups first, which is cheap.
         return min(3 * pixels + 16, most, budget // 2)
 

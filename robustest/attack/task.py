@@ -31,7 +31,7 @@ class Notes:
     together: the driver takes `Turns` for an answer.
     check: how the best image is checked in the end for pixels that can be put back. "groups": groups of pixels first.
         "pixels": one by one, where the queries held back allow that, and more are held back the more there are. "cheap": so,
-        too, but nothing is held back where they do not allow it.
+        too, but where they do not allow it few are held back for groups, or nothing where there are many queries.
     """
 
     saliency: Callable[[], SaliencyChange] | None = None

@@ -74,7 +74,8 @@ def run(
     [
         ("groups", 300, 600, 111),
         ("pixels", 300, 600, 111),  # 200 queries are too few to try 300 pixels: groups of them first
-        ("cheap", 300, 600, 300),  # so the search has them all
+        ("cheap", 300, 1200, 300),  # so the search has them all
+        ("cheap", 300, 996, 111),  # or few are held back, for groups: 124, of which 111 try each in the end
         ("pixels", 120, 2400, 111),  # of 300 held back 120 try each, 9 some together, 111 each of the rest
         ("cheap", 120, 2400, 111),
     ],
