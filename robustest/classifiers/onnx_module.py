@@ -28,10 +28,15 @@ class UnsupportedOperator(EnvironmentFailure):
 
 
 class _Step:
-    """One node: where its inputs and output are, and the function that computes it."""
+    """One node: where its inputs and outputs are, and the function that computes them: of several outputs a tuple."""
 
-    def __init__(self, inputs: list[str], output: str, function: Callable[..., Any]) -> None:
-        self.inputs, self.output, self.function = inputs, output, function
+    def __init__(self, inputs: list[str], outputs: list[str], function: Callable[..., Any]) -> None:
+        self.inputs, self.outputs, self.function = inputs, outputs, function
+
+    def run(self, *arguments: Any) -> dict[str, Any]:
+        """The outputs by name."""
+        result = self.function(*arguments)
+        return dict(zip(self.outputs, result if len(self.outputs) > 1 else [result], strict=True))
 
 
 class OnnxModule(nn.Module):
@@ -82,7 +87,7 @@ class OnnxModule(nn.Module):
                     self._tensors.get(name, value) if isinstance(value, np.ndarray) else value
                     for name, value in zip(step.inputs, arguments, strict=True)
                 ]
-            values[step.output] = step.function(*arguments)
+            values |= step.run(*arguments)
         result: Tensor = values[self._output]
         return result.flatten(1)
 
@@ -101,13 +106,16 @@ class OnnxModule(nn.Module):
             self._layers.append(layer)
             function, inputs = layer, inputs[:1]
         elif kind in OPERATORS:
-            function = _bound(OPERATORS[kind], attributes)
+            function = _bound(OPERATORS[kind], {"outputs": len(node.output), **attributes})
         else:
             raise UnsupportedOperator(f"gradients: the ONNX operator {kind!r} is not known here.")
+        # What else a node may give (a dropout's mask, a layer norm's mean) is for training.
+        step = _Step(inputs, list(node.output) if kind == "Split" else [output], function)
         if all(name in self._constants for name in inputs):
-            self._constants[output] = np.asarray(function(*(self._constants[name] for name in inputs)))
+            outcome = step.run(*(self._constants[name] for name in inputs))
+            self._constants |= {name: np.asarray(value) for name, value in outcome.items()}
             return
-        self._steps.append(_Step(inputs, output, function))
+        self._steps.append(step)
 
     def _layer(self, kind: str, inputs: list[str], attributes: dict[str, Any]) -> nn.Module | None:
         """A torch layer for a node whose weights are constants, or None."""

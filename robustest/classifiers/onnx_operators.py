@@ -1,16 +1,18 @@
 """ONNX operators without weights, in torch, and in numpy where they compute shapes.
 
 Each takes the node's attributes and its inputs: tensors where the value depends on the image, arrays where it is a
-constant or a shape. Source: the ONNX operator specification, opsets 7 to 17.
+constant or a shape. Source: the ONNX operator specification, opsets 7 to 20.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
+from scipy import special
 from torch import Tensor
 from torch.nn import functional
 
@@ -57,8 +59,55 @@ def _axes(attributes: Attributes, given: Any) -> list[int] | None:
     return list(attributes["axes"]) if "axes" in attributes else None
 
 
-def _reduce_mean(attributes: Attributes, x: Tensor, axes: Any = None) -> Tensor:
-    return x.mean(dim=_axes(attributes, axes), keepdim=bool(attributes.get("keepdims", 1)))
+def _reduced(reduce: Callable[..., Tensor]) -> Callable[..., Any]:
+    """An operator that reduces some axes, all where none are given."""
+
+    def operator(attributes: Attributes, x: Tensor, axes: Any = None) -> Tensor:
+        places = _axes(attributes, axes)
+        if not places:
+            if attributes.get("noop_with_empty_axes", 0):
+                return x
+            places = list(range(x.ndim))
+        return reduce(x, dim=places, keepdim=bool(attributes.get("keepdims", 1)))
+
+    return operator
+
+
+def _folded(tensor: Callable[..., Any], array: Callable[..., Any]) -> Callable[..., Any]:
+    """An elementwise operator of any number of inputs, taken two at a time."""
+    two = _either(tensor, array)
+    return lambda attributes, *values: functools.reduce(lambda a, b: two(attributes, a, b), values)
+
+
+def _split(attributes: Attributes, x: Any, sizes: Any = None) -> tuple[Any, ...]:
+    axis, outputs = attributes.get("axis", 0), attributes["outputs"]
+    given = _ints(sizes) if sizes is not None else attributes.get("split")
+    each = -(-x.shape[axis] // outputs)  # the last one may be smaller
+    ends = np.cumsum(given if given is not None else [each] * outputs)
+    return tuple(
+        x[(slice(None),) * (axis % x.ndim) + (slice(start, end),)]
+        for start, end in zip([0, *ends[:-1].tolist()], ends.tolist(), strict=True)
+    )
+
+
+def _layer_normalization(attributes: Attributes, x: Tensor, scale: Any, bias: Any = None) -> Tensor:
+    shape = x.shape[attributes.get("axis", -1) % x.ndim :]
+    weight, shift = (None if value is None else torch.as_tensor(value).expand(shape) for value in (scale, bias))
+    return functional.layer_norm(x, shape, weight, shift, attributes.get("epsilon", 1e-5))
+
+
+def _hard_sigmoid(attributes: Attributes, x: Tensor) -> Tensor:
+    slope, middle = float(attributes.get("alpha", 0.2)), float(attributes.get("beta", 0.5))
+    return (slope * x + middle).clamp(0, 1)
+
+
+def _gelu(attributes: Attributes, x: Tensor) -> Tensor:
+    return functional.gelu(x, approximate=attributes.get("approximate", b"none").decode())
+
+
+def _expand(attributes: Attributes, x: Any, shape: Any) -> Any:
+    sides = np.broadcast_shapes(tuple(x.shape), tuple(_ints(shape)))
+    return x.expand(sides) if isinstance(x, Tensor) else np.broadcast_to(x, sides)
 
 
 def _reshape(attributes: Attributes, x: Any, shape: Any) -> Any:
@@ -216,17 +265,45 @@ OPERATORS: dict[str, Callable[..., Any]] = {
     "Exp": _either(torch.exp, np.exp),
     "Pow": _either(torch.pow, np.power),
     "Sign": _either(torch.sign, np.sign),
-    "Erf": _either(torch.erf, np.vectorize(float)),
+    "Erf": _either(torch.erf, lambda x: np.asarray(special.erf(x), x.dtype)),
+    "Log": _either(torch.log, np.log),
+    "Abs": _either(torch.abs, np.abs),
+    "Reciprocal": _either(torch.reciprocal, lambda x: 1 / x),
+    "Sum": _folded(torch.add, np.add),
+    "Min": _folded(torch.minimum, np.minimum),
+    "Max": _folded(torch.maximum, np.maximum),
+    "Equal": _either(torch.eq, np.equal),
+    "Greater": _either(torch.gt, np.greater),
+    "GreaterOrEqual": _either(torch.ge, np.greater_equal),
+    "Less": _either(torch.lt, np.less),
+    "LessOrEqual": _either(torch.le, np.less_equal),
+    "Not": _either(torch.logical_not, np.logical_not),
+    "And": _either(torch.logical_and, np.logical_and),
+    "Or": _either(torch.logical_or, np.logical_or),
+    "Where": _either(torch.where, np.where),
+    "Expand": _expand,
     "Tanh": _either(torch.tanh, np.tanh),
     "Sigmoid": _either(torch.sigmoid, lambda x: 1 / (1 + np.exp(-x))),
     "LeakyRelu": lambda attributes, x: functional.leaky_relu(x, attributes.get("alpha", 0.01)),
+    "PRelu": _either(lambda x, slope: torch.where(x < 0, slope * x, x), lambda x, slope: np.where(x < 0, slope * x, x)),
     "Elu": lambda attributes, x: functional.elu(x, attributes.get("alpha", 1.0)),
     "Softmax": lambda attributes, x: torch.softmax(x, attributes.get("axis", -1)),
+    "LogSoftmax": lambda attributes, x: torch.log_softmax(x, attributes.get("axis", -1)),
+    "Softplus": lambda attributes, x: functional.softplus(x),
+    "HardSigmoid": _hard_sigmoid,
+    "HardSwish": lambda attributes, x: functional.hardswish(x),
+    "Gelu": _gelu,
+    "LayerNormalization": _layer_normalization,
     "Clip": _clip,
     "MaxPool": _max_pool,
     "AveragePool": _average_pool,
     "GlobalAveragePool": lambda attributes, x: x.mean(dim=(2, 3), keepdim=True),
-    "ReduceMean": _reduce_mean,
+    "GlobalMaxPool": lambda attributes, x: x.amax(dim=(2, 3), keepdim=True),
+    "ReduceMean": _reduced(torch.mean),
+    "ReduceSum": _reduced(torch.sum),
+    "ReduceMax": _reduced(torch.amax),
+    "ReduceMin": _reduced(torch.amin),
+    "Split": _split,
     "Reshape": _reshape,
     "Flatten": _flatten,
     "Transpose": _transpose,
