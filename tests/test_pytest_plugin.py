@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
@@ -9,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +18,9 @@ import pytest
 from numpy.typing import NDArray
 
 from robustest.errors import InvalidSetting
+from robustest.settings import AttackSettings
 from robustest.testing.answers import Answer, Judged
-from robustest.testing.baselines import Comparison
+from robustest.testing.baselines import Comparison, settings_digest
 from robustest.testing.estimates import Estimate
 from robustest.testing.fixture import BaselineFailure, Robustness, SessionSettings
 
@@ -329,6 +332,14 @@ def test_settings_that_cannot_be_are_refused_by_name(
 ) -> None:
     with pytest.raises(InvalidSetting, match=words):
         ask(by_hand(tmp_path))
+
+
+def test_baselines_from_before_there_was_the_setting_minimal_stay_good() -> None:
+    said = {"attack": "game", "guide": "sift", "norm": "l0", "queries": 200, "seed": 7, "target": None, "tau": 1.0}
+    text = json.dumps({"data": "d", "images": 9, "settings": said | {"values": "corners"}}, sort_keys=True)
+    settings = AttackSettings(queries=200, seed=7)
+    assert settings_digest(settings, 9, "d") == hashlib.sha256(text.encode()).hexdigest()
+    assert settings_digest(replace(settings, minimal=True), 9, "d") != settings_digest(settings, 9, "d")
 
 
 def test_a_baseline_with_an_image_that_got_worse_is_not_called_proven(tmp_path: Path) -> None:

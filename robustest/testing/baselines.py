@@ -46,7 +46,10 @@ class Comparison:
 
 def settings_digest(settings: AttackSettings, images: int, data: str) -> str:
     """sha256 of what a baseline depends on besides the model."""
-    text = json.dumps({"settings": asdict(settings), "images": images, "data": data}, sort_keys=True)
+    said = asdict(settings)
+    if not settings.minimal:
+        del said["minimal"]  # baselines that were written before there was such a setting stay good
+    text = json.dumps({"settings": said, "images": images, "data": data}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
