@@ -160,7 +160,7 @@ def _doubts(plan: Plan, columns: Columns) -> tuple[str, ...]:
         flipped = int((columns.verdict == list(Verdict).index(Verdict.FLIPPED)).sum())
         doubts.append(
             f"For {columns.unchecked.sum():,} of {flipped:,} flipped images the budget did not suffice to check that every changed "
-            "pixel is needed: their distances may be too large. With `--minimal` that is checked whatever it takes."
+            "pixel is needed: their distances may be too large. --minimal checks that, whatever it takes."
         )
     return tuple(doubts)
 

@@ -147,7 +147,7 @@ def convergence_of(summary: AuditSummary) -> Convergence | None:
     reached = tuple((float(q), m) for q, m in medians if m is not None)
     most = max(distance for record in flipped for _, distance in record.curve)
     shown = flipped[:: -(-len(flipped) // _MOST_CURVES)]
-    lines = [Line("", "thin excluded", (*record.curve, (budget, record.curve[-1][1]))) for record in shown]
+    lines = [Line("", "thin excluded", curve_within(record.curve, budget)) for record in shown]
     if reached:
         lines.append(Line("", "survived", reached))
     best = line_chart(
@@ -175,6 +175,8 @@ def convergence_of(summary: AuditSummary) -> Convergence | None:
         f"{late:,} of {len(flipped):,} flips were first found in the second half of the budget of {budget:,} queries. "
         "A curve that still rises, or a median that still falls, at the right edge says that more queries would find more."
     )
+    if summary.settings.minimal:
+        note += " What was put back beyond the budget is not shown here."
     return Convergence(
         note,
         found,
@@ -182,6 +184,12 @@ def convergence_of(summary: AuditSummary) -> Convergence | None:
         best,
         Table("Median best distance of all attacked images", ("queries", axis_of(norm)), best_rows, (0, 1)),
     )
+
+
+def curve_within(curve: Sequence[tuple[int, float]], budget: int) -> tuple[tuple[float, float], ...]:
+    """A curve of (queries, distance) as far as the budget goes, and on to its end; its first point is within it."""
+    within = [(float(queries), distance) for queries, distance in curve if queries <= budget]
+    return (*within, (float(budget), within[-1][1]))
 
 
 def _medians(flipped: Sequence[ImageRecord], tested: int, grid: Sequence[int]) -> list[float | None]:

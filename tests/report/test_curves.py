@@ -2,7 +2,7 @@
 
 import pytest
 
-from robustest.report.curves import convergence_of, survival_of
+from robustest.report.curves import convergence_of, curve_within, survival_of
 from robustest.results import Verdict
 from robustest.settings import AttackSettings
 from tests.report.summaries import SURVIVOR, Fate, audit_of, flip
@@ -61,6 +61,16 @@ def test_convergence_counts_first_flips_and_the_median_of_all_attacked() -> None
     # half of four are flipped from query 50 on, that query included: the second smallest of 1, 3 is 3; of 1, 2, 3 it is 2
     assert [row[1] for row in convergence.best_table.rows] == ["fewer than half flipped"] * 2 + ["3", "2"]
     assert convergence.note.startswith("1 of 3 flips were first found in the second half of the budget of 100 queries.")
+
+
+def test_what_was_put_back_beyond_the_budget_is_not_drawn() -> None:
+    fate = flip(0, 1, [1], at=10, curve=((10, 5.0), (60, 4.0), (130, 1.0)))
+    settings = AttackSettings(queries=100, minimal=True)
+    assert curve_within(fate.curve, 100) == ((10.0, 5.0), (60.0, 4.0), (100.0, 4.0))
+    convergence = convergence_of(audit_of([fate], settings=settings)[0])
+    assert convergence is not None
+    assert [row[1] for row in convergence.best_table.rows] == ["5", "5", "5", "4"]
+    assert convergence.note.endswith("beyond the budget is not shown here.")
 
 
 @pytest.mark.parametrize("budget", [1, 2, 9, 10, 31, 100, 12_345])
