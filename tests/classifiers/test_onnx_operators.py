@@ -116,6 +116,13 @@ def test_operators_of_constants_are_computed_once_and_right(name: str, tmp_path:
     np.testing.assert_allclose(ours, theirs, rtol=1e-6)
 
 
+def test_global_pooling_takes_the_largest_of_each_channel(tmp_path: Path) -> None:
+    nodes = [helper.make_node("Unsqueeze", ["x", "first"], ["z"]), helper.make_node("GlobalMaxPool", ["z"], ["y"])]
+    ours, theirs = _both(_saved(nodes, {"first": np.array([0], np.int64)}, tmp_path / "m.onnx", 13))
+    np.testing.assert_array_equal(ours, theirs)
+    np.testing.assert_array_equal(ours, _INPUT.max(axis=(1, 2))[None])
+
+
 def test_slopes_go_through_them(tmp_path: Path) -> None:
     """The slope of log-softmax summed over one axis, known in closed form: 1 - K softmax."""
     nodes = [helper.make_node("LogSoftmax", ["x"], ["z"], axis=-1), helper.make_node("ReduceSum", ["z"], ["y"])]
