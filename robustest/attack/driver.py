@@ -137,8 +137,9 @@ def play(
                     groups[turn] += going
                     clock.search += spent
                     clock.merge += time.perf_counter() - started - spent
-                    groups[turn] += [game for game in finished if game.goes_beyond()]
-                    finished = [game for game in finished if game not in groups[turn]]
+                    beyond = [game for game in finished if game.goes_beyond()]
+                    groups[turn] += beyond
+                    finished = [game for game in finished if game not in beyond]
                     for game in finished:
                         game.finish()
                         free.append(game.slot)

@@ -20,7 +20,6 @@ _SHARE = 8  # of so many queries one may be kept, where pixels are put back one 
 _WORKED = 10  # queries a pixel spent before, for in what took fewer most pixels can be put back
 _TWICE = 2  # queries a pixel that this takes, at least: before some are put back, and after
 _FEW = 1000  # queries allowed below which a search does not come to making all large finds smaller by itself
-_NO_LIMIT = 1 << 40  # queries
 _EMPTY = Edits(np.zeros(0, np.int64), np.zeros((0, 1), np.float32), np.zeros(2, np.int64))
 
 
@@ -108,9 +107,11 @@ class Game:
     def goes_beyond(self) -> bool:
         """True where the game, over by now, goes on beyond its budget: its best image must be checked, whatever that takes."""
         record = self.record
-        if not self.task.settings.minimal or record.budget == _NO_LIMIT or record.unchecked() == 0:
+        if not self.task.settings.minimal or record.budget > self.task.settings.queries or record.unchecked() == 0:
             return False
-        record.allow(_NO_LIMIT)
+        assert record.best is not None
+        # Each round of checks asks about every pixel and some together, and puts one back at least, or is among the last.
+        record.allow(record.budget + (len(record.best.pixels) + 32) ** 2)
         return self._shrink()
 
     def finish(self) -> None:
