@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 from study import ROOT, code_state
 from study_search_report import report
-from study_search_rows import CHECKS, LADDER
+from study_search_rows import CHECKS, GUIDES, LADDER, PER_K
 
 from robustest import AttackSettings, load_classifier, load_images
 from robustest.attack.driver import Job, play
@@ -36,8 +36,6 @@ from robustest.images import ImageSet, as_unit
 from robustest.randomness import image_digest
 from robustest.results import AttackResult
 
-GUIDES = ("sift", "uniform", "grid")
-PER_K = ("sparse-rs", "brusle")
 _AT_ONCE = 64  # images checked in one call
 _HUGE = 300  # pixels: of a find of more that is marked `minimal: false`, it is not tried which could be put back
 UNLIMITED = 200_000  # queries of `greedy`, which never spends them

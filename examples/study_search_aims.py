@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from study_search_rows import (
     GUIDES,
+    PER_K,
     Key,
     Row,
     checked,
@@ -42,7 +43,7 @@ Aim = tuple[str, str, bool]
 
 
 def _per_k(rows: dict[Key, Row], models: list[str]) -> list[Aim]:
-    known = [found for model in models if len(found := gaps(rows, model)) == 2]
+    known = [found for model in models if len(found := gaps(rows, model)) == len(PER_K)]
     ahead = sum(all(sum(gap) > 0 for gap in found.values()) for found in known)
     level = sum(map(nowhere_behind, known))
     what = "1,000 queries in one run, against Sparse-RS and BruSLe with 1,000 for each k"
