@@ -230,6 +230,9 @@ def test_dry_run_says_what_it_will_cost_and_writes_nothing(
     assert "images      16" in said
     assert "queries     about" in said
     assert "time        about" in said
+    assert "beyond" not in said
+    assert run(["plan", NAME, data, "--dry-run", "--queries", "50", "--minimal"]) == 0
+    assert "at most, and what checking finds takes beyond that" in capsys.readouterr().out
     assert sorted(tmp_path.iterdir()) == before
 
 

@@ -28,7 +28,7 @@ class Cost:
     """An estimate, from images spread over the set.
 
     images: to be audited. measured: images played. right: of them, those the classifier gets right.
-    queries: at most, if every image the classifier gets right spends its whole budget.
+    queries: at most, if every image the classifier gets right spends its whole budget. minimal: finds are checked beyond it.
     model_rate: images a second the bare model scores. rate: queries a second when played.
     seconds: on this machine, at most. bytes: of the run folder, images included.
     """
@@ -41,6 +41,7 @@ class Cost:
     rate: float
     seconds: float
     bytes: int
+    minimal: bool
 
     def lines(self) -> list[str]:
         """The estimate for people."""
@@ -48,7 +49,7 @@ class Cost:
         return [
             f"images      {self.images}; {self.right} of {self.measured} measured ones are classified right "
             f"({share.low:.0%} to {share.high:.0%} of all), the others are excluded",
-            f"queries     about {self.queries:,} at most",
+            f"queries     about {self.queries:,} at most{', and what checking finds takes beyond that' if self.minimal else ''}",
             f"rate        {self.rate:,.0f} queries/s when played, {self.model_rate:,.0f} images/s by the bare model",
             f"time        about {duration(self.seconds)} at most on this machine, divided by the number of such machines",
             f"disk        about {self.bytes / 1e6:,.1f} MB for the run folder, adversarial images apart",
@@ -78,7 +79,7 @@ def estimate(
     games = max(1, min(len(images), 64, affordable // _FEWEST))
     budget = max(_FEWEST, min(settings.queries, affordable // games))
     deadline = time.perf_counter() + seconds
-    small = replace(settings, queries=min(budget, settings.queries))
+    small = replace(settings, queries=min(budget, settings.queries), minimal=False)
     order = np.random.default_rng(settings.seed).permutation(len(images))
 
     def jobs() -> Iterator[Job]:
@@ -119,4 +120,5 @@ def estimate(
         rate=rate,
         seconds=expected / rate,
         bytes=len(images) * (_LEDGER_BYTES * 2 + int(images.images[0].nbytes)),
+        minimal=settings.minimal,
     )
