@@ -46,6 +46,19 @@ def brightness(threshold: float) -> Callable[[NDArray[np.float32]], NDArray[np.f
     return linear_scores(weights, np.array([threshold, 0], np.float32))  # type: ignore[return-value]
 
 
+def black() -> Task:
+    """A black image, of which four lit pixels pass a threshold of 3.5."""
+    return Task(
+        image=np.zeros((SIDE, SIDE, 1), np.float32),
+        eight_bit=True,
+        label=0,
+        target=None,
+        decision_only=False,
+        clean_margin=3.5,
+        settings=AttackSettings(),
+    )
+
+
 def lights(counts: list[int]) -> Callable[[Task, np.random.Generator], Search]:
     """A search that lights the first k pixels, for each k in turn, one question each."""
 
@@ -265,15 +278,7 @@ def test_finds_of_several_rounds_are_scored_again_together(monkeypatch: pytest.M
 
 
 def test_a_find_that_does_not_hold_is_told_from_those_beside_it() -> None:
-    task = Task(
-        image=np.zeros((SIDE, SIDE, 1), np.float32),
-        eight_bit=True,
-        label=0,
-        target=None,
-        decision_only=False,
-        clean_margin=3.5,
-        settings=AttackSettings(),
-    )
+    task = black()
     found = AttackResult(verdict=Verdict.SURVIVED, attack="x", norm="l0", label=0, target=None, seed=0, budget=1)
     finds = [Find(found, task, Edits.of([dict.fromkeys(range(count), 1.0)], 1), True) for count in (3, 4, 2, 9)]
     believed = replayed(load_classifier(brightness(3.5)), finds)
@@ -321,16 +326,7 @@ def test_a_label_only_classifier_plays_and_says_so() -> None:
 
 def test_a_flip_that_does_not_hold_when_scored_again_is_unknown() -> None:
     found = run(lights([9]), number=1)[0]
-    image = np.zeros((SIDE, SIDE, 1), np.float32)
-    task = Task(
-        image=image,
-        eight_bit=True,
-        label=0,
-        target=None,
-        decision_only=False,
-        clean_margin=1.0,
-        settings=AttackSettings(),
-    )
+    task = black()
     too_few = Edits.of([{0: 1.0, 1: 1.0, 2: 1.0}], 1)
     again = replay(load_classifier(brightness(3.5)), found, task, too_few, minimal=True)
     assert again.verdict is Verdict.UNKNOWN
