@@ -82,6 +82,7 @@ class Record:
         self.allow(budget)
         self.best: Edits | None = None
         self.best_distance = np.inf
+        self._pixels = 0  # of the best, in Linf alone
         self.curve: list[tuple[int, float]] = []
         self._checked: Edits | None = None  # the best, once all its neighbours were scored
 
@@ -102,22 +103,29 @@ class Record:
     def improve(self, edits: Edits, start: int, margins: Margins) -> None:
         """Keep the nearest of the states that flip, of those sent to the classifier, in the order they were asked.
 
+        Of those equally near in Linf it is the one of fewest pixels: putting a pixel back often leaves that distance as it is.
+
         Args:
             edits: a batch, of which this image's states are those from `start` on.
             margins: of these states, one each, which were the last queries counted.
         """
         before, nearest = self.queries - len(margins), -1
         flips = [index for index, margin in enumerate(margins.tolist()) if margin < 0]
+        pixels = [0] * len(flips)
         if self.norm == "l0":
             bounds = edits.offsets[start : start + len(margins) + 1].tolist()
             reached = [float(bounds[index + 1] - bounds[index]) for index in flips]
         else:
-            places = np.array(flips, np.int64) + start
-            reached = distances_of(edits.take(places), self.base, self.norm).tolist()
-        for index, distance in zip(flips, reached, strict=True):
+            states = edits.take(np.array(flips, np.int64) + start)
+            reached = distances_of(states, self.base, self.norm).tolist()
+            if self.norm == "linf":
+                pixels = states.sizes.tolist()
+        for index, distance, size in zip(flips, reached, pixels, strict=True):
+            if (distance, size) >= (self.best_distance, self._pixels):
+                continue
             if distance < self.best_distance:
-                self.best_distance, nearest = distance, index
                 self.curve.append((before + index + 1, distance))
+            self.best_distance, self._pixels, nearest = distance, size, index
         if nearest >= 0:
             self.best = edits.one(start + nearest)
         if self.norm == "l0":

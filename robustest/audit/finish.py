@@ -156,6 +156,12 @@ def _doubts(plan: Plan, columns: Columns) -> tuple[str, ...]:
         doubts.append(
             "The model gives its class alone, so the search had no margins to go by and finds less than with scores."
         )
+    settings = plan.settings
+    if settings.norm == "linf" and (settings.values == "corners" or (settings.values, settings.tau) == ("tau", 1)):
+        doubts.append(
+            "Each changed value moved to the end of its range, which makes Linf about as large as it can be: --values tau with a "
+            "small --tau asks about small changes."
+        )
     if columns.unchecked.any():
         flipped = int((columns.verdict == list(Verdict).index(Verdict.FLIPPED)).sum())
         doubts.append(

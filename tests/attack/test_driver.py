@@ -32,7 +32,9 @@ from robustest.attack.task import Search, Task
 from robustest.classifiers import InputSpec, load_classifier
 from robustest.classifiers.batching import Batch
 from robustest.classifiers.classifier import Classifier
+from robustest.demo import MODELS, demo_images
 from robustest.errors import ModelError
+from robustest.images import as_unit
 from robustest.results import AttackResult, Edits, SaliencyChange, Verdict
 from robustest.settings import AttackSettings, Norm
 from tests.models import linear_scores
@@ -384,6 +386,34 @@ def test_the_record_keeps_the_first_of_equally_near_images() -> None:
     assert (record.queries, record.left) == (3, 7)
     assert record.memory.books.totals(0)[:3] == (3, 0, -3.0)
     assert record.unchecked() == 1
+
+
+def test_of_images_equally_near_in_linf_the_record_keeps_the_first_with_the_fewest_pixels() -> None:
+    record = Record(np.zeros((9, 1), np.float32), "linf", 10, Memory())
+    edits = Edits.of([{0: 1.0}, {0: 0.5, 1: 0.5, 2: 0.5}, {0: 0.5, 1: 0.25}, {3: 0.5, 1: 0.5}, {4: 1.0}], 1)
+    margins = np.full(5, -1.0)
+    record.memory.add(state_keys(edits), margins)
+    record.memory.books.hear(np.array([0]), np.array([5]), np.array([-1.0]))
+    record.improve(edits, 0, margins)
+    assert record.best is not None
+    assert record.best.pixels.tolist() == [0, 1]
+    assert record.best.values[:, 0].tolist() == [0.5, 0.25]
+    assert record.curve == [(1, 1.0), (2, 0.5)]
+
+
+@pytest.mark.parametrize("norm", ["l0", "l0_dims", "l1", "l2", "linf"])
+def test_no_single_pixel_can_be_put_back_where_a_result_says_so(norm: Norm) -> None:
+    classifier, images = load_classifier(MODELS["plain"]), demo_images().take([0, 4])
+    settings = AttackSettings(norm=norm, queries=300)
+    results = find.find_adversarials(classifier, images.images, images.labels, settings=settings)
+    for clean, label, result in zip(images.images, images.labels, results, strict=True):
+        assert result.minimal
+        assert result.image is not None
+        changed = np.argwhere((result.image != clean).any(axis=2))
+        fewer = np.repeat(result.image[None], len(changed), axis=0)
+        for row, place in zip(fewer, map(tuple, changed), strict=True):
+            row[place] = clean[place]
+        assert (classifier(as_unit(fewer)).argmax(axis=1) == label).all()
 
 
 def test_a_search_hears_the_scores_of_what_was_sent_and_nothing_of_what_was_remembered() -> None:
