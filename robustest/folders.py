@@ -32,6 +32,8 @@ class Listing:
 def list_folder(where: Path) -> Listing:
     """The pictures of a folder with one subfolder a class, or with a `labels.csv` of two columns, file and label.
 
+    A table gives their order. Of subfolders they take turns, so that the first N hold each class in its share of them all.
+
     Raises:
         InvalidImage: labels are missing, or contradict each other.
     """
@@ -67,15 +69,15 @@ def _by_subfolder(where: Path) -> tuple[list[Path], list[int], tuple[str, ...]]:
             f"subfolders of {str(where)!r} must all be class numbers, or all names; got {numbers[0]!r} and {names[0]!r}. Move "
             "away what is no class, or name the classes alike (speed_30 for 30)."
         )
-    files: list[Path] = []
-    labels: list[int] = []
+    turns: list[tuple[float, int, Path]] = []
     for position, folder in enumerate(folders):
         inside = sorted(
             entry for entry in folder.iterdir() if entry.suffix.lower() in SUFFIXES and not _hidden(entry, where)
         )
-        files += inside
-        labels += [int(folder.name) if numbers else position] * len(inside)
-    return files, labels, tuple(names)
+        turns += [((place + 0.5) / len(inside), position, file) for place, file in enumerate(inside)]
+    turns.sort()
+    labels = [int(folders[position].name) if numbers else position for _, position, _ in turns]
+    return [file for *_, file in turns], labels, tuple(names)
 
 
 def _order(folder: Path) -> tuple[int, str]:

@@ -163,9 +163,16 @@ def check_labels(labels: NDArray[np.generic] | Sequence[int], count: int, classe
     if count and classes is not None and array.max() >= classes:
         raise InvalidImage(
             f"labels must be below {classes}, the classifier's number of classes; got {array.max()} for image "
-            f"{int(array.argmax())}. Is this the data set the model was trained on?"
+            f"{int(array.argmax())}. {_way_to_classes(array, classes)}"
         )
     return array
+
+
+def _way_to_classes(labels: NDArray[np.int64], classes: int) -> str:
+    """What may be meant by labels beyond the classes."""
+    if labels.min() >= 1 and labels.max() == classes:
+        return "Classes are numbered from 0: where these are numbered from 1, subtract 1."
+    return "Is this the data set the model was trained on?"
 
 
 def _way(labels: NDArray[np.generic], count: int) -> str:

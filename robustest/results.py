@@ -36,7 +36,7 @@ _SENTENCES = {
     Verdict.FLIPPED: "An adversarial image was found, rendered and scored once more to make sure.",
     Verdict.SURVIVED: "The whole budget was spent and no adversarial image was found; nothing is proven.",
     Verdict.UNKNOWN: "Not decided: an error or a time limit stopped the attack.",
-    Verdict.EXCLUDED: "The classifier was wrong about the unchanged image; there was nothing to attack.",
+    Verdict.EXCLUDED: "The classifier was wrong about the unchanged image, or it is of the target class already; there was nothing to attack.",
 }
 
 

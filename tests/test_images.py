@@ -51,6 +51,16 @@ def test_numbered_folders_are_class_numbers_in_numeric_order(tmp_path: Path) -> 
     assert load_images(tmp_path).labels.tolist() == [2, 10]
 
 
+def test_subfolders_take_turns_so_that_the_first_pictures_hold_each_class_in_its_share(tmp_path: Path) -> None:
+    for label, count in ((0, 4), (1, 2), (3, 2)):
+        for place in range(count):
+            picture(tmp_path / str(label) / f"{place}.png", np.full((3, 3), 10 * label + place, np.uint8))
+    found = load_images(tmp_path)
+    assert found.labels.tolist() == [0, 1, 3, 0, 0, 1, 3, 0]
+    assert found.images[:, 0, 0, 0].tolist() == [0, 10, 30, 1, 2, 11, 31, 3]
+    assert found.names[:2] == ("0/0.png", "1/0.png")
+
+
 def test_labels_csv_names_files_and_classes(tmp_path: Path) -> None:
     picture(tmp_path / "a.png", np.zeros((3, 3), np.uint8))
     (tmp_path / "labels.csv").write_text("file,label\na.png,7\n")

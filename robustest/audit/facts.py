@@ -53,12 +53,21 @@ class DataFacts:
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """Images by verdict; tested are those attacked: all but the excluded."""
+    """Images by verdict; tested are those attacked: all but the excluded.
+
+    of_target: those of the excluded that the classifier gets right: they are of the class to be reached already.
+    """
 
     flipped: int = 0
     survived: int = 0
     unknown: int = 0
     excluded: int = 0
+    of_target: int = 0
+
+    @property
+    def wrong(self) -> int:
+        """Images that the classifier gets wrong unchanged."""
+        return self.excluded - self.of_target
 
     @property
     def tested(self) -> int:
@@ -78,6 +87,7 @@ class Columns:
     verdict: (N,) index into the list of `Verdict`. distance: (N,) in the norm attacked, NaN where not flipped.
     l0_pixels: (N,), -1 where not flipped. queries, remembered, checks: (N,).
     unchecked: (N,) 1 where not every pixel of a flip was checked to be needed, else 0.
+    of_target: (N,) 1 where excluded as an image of the target class that the classifier gets right, else 0.
     """
 
     verdict: NDArray[np.int8]
@@ -87,3 +97,4 @@ class Columns:
     remembered: NDArray[np.int64]
     checks: NDArray[np.int64]
     unchecked: NDArray[np.int64]
+    of_target: NDArray[np.int64]

@@ -17,6 +17,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from robustest.audit.doubts import doubts_of
 from robustest.audit.facts import Columns
 from robustest.audit.files import read_json, storage, write_json, writing
 from robustest.audit.images import StoredImages, open_images
@@ -27,7 +28,6 @@ from robustest.audit.reading import PLACEHOLDER, check_edits
 from robustest.audit.records import ImageRecord, Values, to_json
 from robustest.audit.schema import check_result
 from robustest.audit.served import check_valid, served_doubts, served_totals
-from robustest.audit.statistics import clopper_pearson
 from robustest.audit.summary import AuditSummary, header_json, summarise
 from robustest.audit.work import DONE
 from robustest.errors import RunConflict
@@ -66,7 +66,7 @@ def finish_run(run: Path, plan: Plan) -> AuditSummary:
             settings=plan.settings,
             versions=plan.versions,
             command=plan.command,
-            doubts=(*_doubts(plan, columns), *served_doubts(run)),
+            doubts=(*doubts_of(plan, columns, images), *served_doubts(run)),
             path=run / RESULT,
         )
         _write_saliency(run, plan)
@@ -99,7 +99,8 @@ def _columns(run: Path, plan: Plan) -> Columns:
     verdict = np.zeros(count, np.int8)
     distance = np.full(count, np.nan)
     numbers = {
-        name: np.zeros(count, np.int64) for name in ("l0_pixels", "queries", "remembered", "checks", "unchecked")
+        name: np.zeros(count, np.int64)
+        for name in ("l0_pixels", "queries", "remembered", "checks", "unchecked", "of_target")
     }
     for shard in range(plan.shards):
         path = shard_folder(run, shard) / FILE
@@ -107,7 +108,7 @@ def _columns(run: Path, plan: Plan) -> Columns:
             key = db.execute("SELECT value FROM meta WHERE key = 'key'").fetchone()[0]
             rows = db.execute(
                 "SELECT idx, verdict, distance, coalesce(l0_pixels, -1), queries, remembered, checks, "
-                "coalesce(minimal = 0, 0) FROM image ORDER BY idx"
+                "coalesce(minimal = 0, 0), coalesce(verdict = 'excluded' AND predicted = label, 0) FROM image ORDER BY idx"
             ).fetchall()
         places = plan.indices(shard)
         whole = all(row[1] in kinds and (row[1] != Verdict.FLIPPED.value or row[2] is not None) for row in rows)
@@ -121,54 +122,6 @@ def _columns(run: Path, plan: Plan) -> Columns:
         for column, name in enumerate(numbers, start=3):
             numbers[name][where] = [row[column] for row in rows]
     return Columns(verdict=verdict, distance=distance, **numbers)
-
-
-def _doubts(plan: Plan, columns: Columns) -> tuple[str, ...]:
-    """What is to be read before any number."""
-    doubts = []
-    if plan.model.largest_change > 0:
-        doubts.append(
-            f"The model does not repeat: scores of the same image, asked twice in the same way, differ by up to "
-            f"{plan.model.largest_change:g}. Every flip was scored once more, but another run may find others."
-        )
-    if plan.model.guessed:
-        doubts.append(f"The input spec was guessed: {'; '.join(plan.model.guessed)}.")
-    names = plan.data.class_names
-    classes = plan.scores.shape[1] if plan.scores.ndim == 2 else None
-    if names and classes is not None and len(names) != classes:
-        doubts.append(
-            f"The images name {len(names)} classes, taken as numbers 0 to {len(names) - 1} in this order: "
-            f"{', '.join(names[:3])}{', ...' if len(names) > 3 else ''}; the model has {classes}. Each label must be the model's own "
-            "number of that class: folders and labels.csv can hold numbers in place of names."
-        )
-    wrong = int((columns.verdict == list(Verdict).index(Verdict.EXCLUDED)).sum())
-    if clopper_pearson(wrong, plan.data.count)[0] > 0.5:
-        doubts.append(
-            f"The model is wrong about {wrong} of {plan.data.count} unchanged images. If it is known to do better, the labels are "
-            "numbered otherwise than its classes are, or the input spec (layout, channels, scale, mean, std) is not its own."
-        )
-    unknown = int((columns.verdict == list(Verdict).index(Verdict.UNKNOWN)).sum())
-    if unknown:
-        doubts.append(
-            f"{unknown} of {plan.data.count} images could not be decided; each interval counts them against the claim on both sides."
-        )
-    if plan.model.spec.output == "label":
-        doubts.append(
-            "The model gives its class alone, so the search had no margins to go by and finds less than with scores."
-        )
-    settings = plan.settings
-    if settings.norm == "linf" and (settings.values == "corners" or (settings.values, settings.tau) == ("tau", 1)):
-        doubts.append(
-            "Each changed value moved to the end of its range, which makes Linf about as large as it can be: --values tau with a "
-            "small --tau asks about small changes."
-        )
-    if columns.unchecked.any():
-        flipped = int((columns.verdict == list(Verdict).index(Verdict.FLIPPED)).sum())
-        doubts.append(
-            f"For {columns.unchecked.sum():,} of {flipped:,} flipped images the budget did not suffice to check that every changed "
-            "pixel is needed: their distances may be too large. --minimal checks that, whatever it takes."
-        )
-    return tuple(doubts)
 
 
 def _write_result(run: Path, plan: Plan, images: StoredImages, summary: AuditSummary) -> None:

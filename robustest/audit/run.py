@@ -237,10 +237,16 @@ def checked(summary: AuditSummary) -> AuditSummary:
     """The summary, if any image was tested.
 
     Raises:
-        NothingToTest: the classifier is wrong about every image.
+        NothingToTest: the classifier is wrong about every image, or those that it gets right are of the target class.
     """
-    if summary.counts.tested:
+    counts = summary.counts
+    if counts.tested:
         return summary
+    if counts.of_target:
+        raise NothingToTest(
+            f"no image is left to test: {counts.of_target} of {counts.images} are of the target class {summary.settings.target} "
+            f"already, and {summary.model.source} is wrong about {counts.wrong}. Give images of other classes, or another target."
+        )
     accuracy = summary.clean_accuracy
     raise NothingToTest(
         f"no image is left to test: {summary.model.source} is wrong about {accuracy.of - accuracy.count} of {accuracy.of} "

@@ -80,7 +80,8 @@ class AuditSummary:
     @property
     def clean_accuracy(self) -> Share:
         """Share of all images that the classifier gets right unchanged; unknown ones are left out of both counts."""
-        return share_of(self.counts.flipped + self.counts.survived, self.counts.images - self.counts.unknown)
+        counts = self.counts
+        return share_of(counts.flipped + counts.survived + counts.of_target, counts.images - counts.unknown)
 
     @property
     def flipped_share(self) -> Share:
@@ -169,6 +170,7 @@ def summarise(
             survived=numbers[Verdict.SURVIVED],
             unknown=numbers[Verdict.UNKNOWN],
             excluded=numbers[Verdict.EXCLUDED],
+            of_target=int(columns.of_target.sum()),
         ),
         distances=np.sort(columns.distance[flipped]),
         mean_l0_pixels=float(columns.l0_pixels[flipped].mean()) if flipped.any() else None,
@@ -211,7 +213,7 @@ def header_json(summary: AuditSummary) -> dict[str, Any]:
         "versions": dict(sorted(summary.versions.items())),
         "doubts": list(summary.doubts),
         "totals": {
-            **asdict(summary.counts),
+            **{name: count for name, count in asdict(summary.counts).items() if count or name != "of_target"},
             "images": summary.counts.images,
             "tested": summary.counts.tested,
             "clean_accuracy": _share_json(accuracy),
@@ -321,4 +323,8 @@ def columns_of(records: Sequence[ImageRecord], norm: str) -> Columns:
         remembered=np.array([record.remembered for record in records], dtype=np.int64),
         checks=np.array([record.checks for record in records], dtype=np.int64),
         unchecked=np.array([record.minimal is False for record in records], dtype=np.int64),
+        of_target=np.array(
+            [record.verdict is Verdict.EXCLUDED and record.predicted == record.label for record in records],
+            dtype=np.int64,
+        ),
     )

@@ -45,9 +45,13 @@ def limitations(summary: AuditSummary) -> list[str]:
         "An attack bounds robustness from above only: an image that survived was not flipped by this attack at this budget; nothing is proven about it.",
         f"All rates are relative to the attack `{settings.attack}`, the norm `{settings.norm}` and {settings.queries} queries an image; a stronger attack or a larger budget can only lower survival.",
         f"Intervals describe the {summary.data.count} images of `{summary.data.source}` as a sample; they carry over to other images only as far as these represent them.",
-        f"{summary.counts.excluded} image(s) that the model got wrong unchanged were excluded: they are counted in the clean accuracy, not in survival.",
+        f"{summary.counts.wrong} image(s) that the model got wrong unchanged were excluded: they are counted in the clean accuracy, not in survival.",
         "Not covered: natural distribution shift, physical attacks, changes of many pixels at once beyond the attack's reach, poisoning of the training data, attacks with knowledge of the weights.",
     ]
+    if summary.counts.of_target:
+        lines.append(
+            f"{summary.counts.of_target} image(s) of the target class itself were excluded: they are counted in the clean accuracy, not in survival."
+        )
     if summary.counts.unknown:
         lines.append(
             f"{summary.counts.unknown} image(s) are unknown; they count against the claim on both sides of every interval."

@@ -155,12 +155,14 @@ def _note(summary: AuditSummary, cards: Sequence[Card], candidates: int, images:
     chosen = (
         "" if len(cards) == candidates else ", spread evenly from the fewest changes to the most, survivors among them"
     )
-    wrong = summary.counts.excluded
+    wrong, already = summary.counts.wrong, summary.counts.of_target
     excluded = (
         f" {plural(wrong, 'image')} {'was' if wrong == 1 else 'were'} wrong from the start and not attacked."
         if wrong
         else ""
     )
+    if already:
+        excluded += f" {plural(already, 'image')} of the target class {'was' if already == 1 else 'were'} not attacked."
     return (
         f"{shown}{chosen}.{excluded} Saliency is where the search looks first, bright for much; changed pixels are ringed; the difference is "
         "mid-grey where nothing changed."

@@ -104,9 +104,10 @@ def lede(summary: AuditSummary) -> str:
     """The sentences under the headline: what was asked, and how far the answer goes."""
     counts, settings, data = summary.counts, summary.settings, summary.data
     aim = "any other class" if settings.target is None else f"class {data.class_name(settings.target)}"
+    others = " and that are of another class" if counts.of_target else ""
     asked = (
         f"{summary.model.source} was asked about {plural(counts.images, 'image')} of {data.source}. For each of the {counts.tested:,} it gets "
-        f"right, a search with up to {plural(settings.queries, 'query')} looked for the nearest image that it takes for {aim}."
+        f"right{others}, a search with up to {plural(settings.queries, 'query')} looked for the nearest image that it takes for {aim}."
     )
     return f"{asked} {median_words(summary)} What survives is not proven safe: a stronger attack or a larger budget may flip it."
 
@@ -143,7 +144,7 @@ def tiles(summary: AuditSummary) -> list[Tile]:
         reach = f"{percent(one.flipped / one.of)}\n95 % interval {interval(1 - one.high, 1 - one.low)}"
         unit = unit_of(norm)[:-1]
         shown.append(Tile(f"flipped by a single {unit}", f"{one.flipped:,}", f"of {one.of:,}", reach, "flipped"))
-    attacked = summary.queries - counts.excluded  # an excluded image costs the one query that found it wrong
+    attacked = summary.queries - counts.excluded  # an excluded image costs one query
     each = f"{attacked / max(counts.tested, 1):,.0f} an attacked image\n{summary.settings.queries:,} allowed{_beyond(summary)}"
     shown.append(
         Tile("right on the unchanged image", f"{accuracy.count:,}", f"of {accuracy.of:,}", share_words(accuracy))

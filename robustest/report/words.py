@@ -102,6 +102,8 @@ def headline(summary: AuditSummary) -> str:
     """What an audit came to, in one sentence that claims no more than was shown."""
     counts = summary.counts
     if not counts.tested:
+        if counts.of_target:
+            return f"Nothing was attacked: {counts.of_target:,} of {plural(counts.images, 'image')} are of the target class, the others wrong."
         return f"Nothing was attacked: the classifier is wrong about {_every(counts.images)}."
     if counts.flipped == counts.tested:
         verb = "is" if counts.tested == 1 else "are"
@@ -121,9 +123,7 @@ def median_words(summary: AuditSummary) -> str:
         return ""
     if median.value is None:
         return "Fewer than half of the images were flipped, so there is no median distance to a flip."
-    return (
-        f"Half of the images are flipped by {distance_words(median.value, norm)} or less ({median_interval(summary)})."
-    )
+    return f"Half of the images are flipped by {distance_words(median.value, norm)} or {'fewer' if is_whole(norm) else 'less'} ({median_interval(summary)})."
 
 
 def median_interval(summary: AuditSummary) -> str:
