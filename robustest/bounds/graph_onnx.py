@@ -28,6 +28,7 @@ Value = Array | int
 """A constant, or the index of a node."""
 _NOT_GIVEN: Array = np.zeros(0)
 """Stands for an input that a node leaves out."""
+_FLOAT = 1  # the number of float32 in ONNX
 
 
 def read_onnx(path: Path, builder: GraphBuilder, entry: int) -> int:
@@ -50,7 +51,7 @@ def read_onnx(path: Path, builder: GraphBuilder, entry: int) -> int:
             "needed. Export it with the scores as its only output."
         )
     values[inputs[0].name] = entry
-    reader = _Reader(builder, values)
+    reader = _Reader(builder, values, single=inputs[0].type.tensor_type.elem_type == onnx.TensorProto.FLOAT)
     result = model.graph.output[0].name
     for node in model.graph.node:
         attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
@@ -95,11 +96,15 @@ def _tensor(values: Array) -> Tensor:
 
 
 class _Reader:
-    """One file being read: turns each ONNX node into nodes of the builder, or folds it."""
+    """One file being read: turns each ONNX node into nodes of the builder, or folds it.
 
-    def __init__(self, builder: GraphBuilder, values: dict[str, Value]) -> None:
+    single: the image comes in as float32, and so does all that depends on it.
+    """
+
+    def __init__(self, builder: GraphBuilder, values: dict[str, Value], *, single: bool) -> None:
         self.builder = builder
         self.values = values
+        self.single = single
 
     def read(self, kind: str, name: str, inputs: list[str], attributes: dict[str, Any]) -> list[Value]:
         """The outputs of one ONNX node."""
@@ -369,6 +374,14 @@ class _Reader:
         return np.array((1, *self.builder.shape(self._node(given[0], label))), dtype=np.int64)
 
     def _on_identity(self, label: str, given: list[Value], attributes: dict[str, Any]) -> Value:
+        return given[0]
+
+    def _on_cast(self, label: str, given: list[Value], attributes: dict[str, Any]) -> Value:
+        if not self.single or attributes["to"] != _FLOAT:
+            raise UnsupportedLayer(
+                f"layer {label} changes the type of values, which is supported from float32 to float32 alone. Export the model "
+                "with float32 input and arithmetic."
+            )
         return given[0]
 
     def _on_dropout(self, label: str, given: list[Value], attributes: dict[str, Any]) -> Value:

@@ -20,7 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robustest.bounds.recheck_bounds import Leaf, Slopes, least_margins
-from robustest.bounds.recheck_model import Array, Model, read_model
+from robustest.bounds.recheck_layers import Array, Model
+from robustest.bounds.recheck_model import read_model
 from robustest.bounds.recheck_signs import least_margin
 from robustest.classifiers.onnx_digest import model_digest
 from robustest.errors import InvalidSetting

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from robustest.bounds.recheck_model import Array, Layer, Model, picked
+from robustest.bounds.recheck_layers import Array, Layer, Model, picked
 
 _U32, _U64 = 2.0**-24, 2.0**-53
 _FLUSH = 2.0**-126

@@ -8,7 +8,7 @@ file holds is refused by name.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -18,74 +18,13 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from robustest.bounds.errors import UnsupportedLayer
+from robustest.bounds.recheck_layers import Array, Layer, Model, marked, read_by
 from robustest.bounds.recheck_windows import no_automatic_padding, windows
 from robustest.classifiers.onnx_digest import model_digest
 
-Array = NDArray[np.float64]
-
+_FLOAT = 1  # the number of float32 in ONNX
 _SOFTMAX_TIE = 2.0**-19
 """Scores that differ by less may have the same float32 probability."""
-
-
-@dataclass(frozen=True, slots=True)
-class Layer:
-    """One step on flattened arrays.
-
-    inputs: earlier layers, by index; layer 0 is the image.
-    matrix, bias: of an affine layer, else None. leak: slope below zero of a ReLU, else None. zero: value at zero of a
-    sign, else None. taps: (size, k) entries of the input whose maximum is taken, -1 for none, else None. None of them: a sum.
-    mass: what the bias was computed from, for its rounding; its own size where empty.
-    terms: roundings of one output of the executed layer at most.
-    sums: each output is one sum of products, so that entries of the matrix that meet an exact 0 round nothing.
-    whole: and a sum of whole numbers, with no neighbour that a runtime would join it with: it rounds nothing up to 2**24.
-    """
-
-    inputs: tuple[int, ...]
-    size: int
-    matrix: Any = None
-    bias: Array = field(default_factory=lambda: np.zeros(0))
-    mass: Array = field(default_factory=lambda: np.zeros(0))
-    leak: float | None = None
-    zero: float | None = None
-    taps: NDArray[np.int64] | None = None
-    terms: int = 1
-    sums: bool = False
-    whole: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Model:
-    """Layers in order, the last gives the scores.
-
-    digest: of the file and of weights beside it (`model_digest`). tie: margins up to this may be a tie, by the rounding of a softmax behind the scores.
-    """
-
-    layers: tuple[Layer, ...]
-    digest: str
-    tie: float = 0.0
-
-    def values(self, image: Array) -> list[Array]:
-        """Of every layer, for one flattened image."""
-        found: list[Array] = [image]
-        for layer in self.layers[1:]:
-            inputs = [found[i] for i in layer.inputs]
-            if layer.matrix is not None:
-                found.append(layer.matrix @ inputs[0] + layer.bias)
-            elif layer.leak is not None:
-                found.append(np.where(inputs[0] > 0, inputs[0], layer.leak * inputs[0]))
-            elif layer.zero is not None:
-                found.append(np.where(inputs[0] == 0, layer.zero, np.sign(inputs[0])))
-            elif layer.taps is not None:
-                found.append(picked(inputs[0], layer.taps).max(axis=1))
-            else:
-                found.append(np.sum(inputs, axis=0))
-        return found
-
-
-def picked(values: Array, taps: NDArray[np.int64]) -> Array:
-    """(R, k, ...) entries of (n, ...) values, -inf where there is none."""
-    found = values[np.maximum(taps, 0)]
-    return np.where((taps < 0).reshape(taps.shape + (1,) * (values.ndim - 1)), -np.inf, found)
 
 
 def read_model(path: Path, spec: Mapping[str, Any], shape: tuple[int, int, int]) -> Model:
@@ -110,6 +49,7 @@ class _Reader:
         self.layers: list[Layer] = [Layer((), prod(shape))]
         self.known: dict[str, tuple[int, tuple[int, ...]] | NDArray[Any]] = {}
         self.softmax = False
+        self.single = False  # the image comes in as float32, and so does all that depends on it
         self.entry = self._prepared(spec, shape)
 
     def _prepared(self, spec: Mapping[str, Any], shape: tuple[int, int, int]) -> tuple[int, tuple[int, ...]]:
@@ -141,8 +81,9 @@ class _Reader:
         graph = model.graph
         for tensor in graph.initializer:
             self.known[tensor.name] = numpy_helper.to_array(tensor)
-        (source,) = [i.name for i in graph.input if i.name not in self.known]
-        self.known[source] = self.entry
+        (source,) = [i for i in graph.input if i.name not in self.known]
+        self.known[source.name] = self.entry
+        self.single = source.type.tensor_type.elem_type == _FLOAT
         for node in graph.node:
             given = {a.name: helper.get_attribute_value(a) for a in node.attribute}
             if node.op_type == "Constant":
@@ -168,7 +109,7 @@ class _Reader:
             self.known[node.output[0]] = _OPERATORS[node.op_type](self, inputs, given)
         last = self.known[graph.output[0].name]
         assert isinstance(last, tuple)
-        return _marked(_read_by(self.layers, last[0]))
+        return marked(read_by(self.layers, last[0]))
 
     def _affine(self, at: int, matrix: Any, bias: Array, terms: int | None = None) -> int:
         csr = sparse.csr_matrix(matrix)
@@ -301,6 +242,11 @@ class _Reader:
         terms = 3 + self._joined(at)
         return self._affine(at, sparse.diags(values), np.zeros(len(values)), terms), shape
 
+    def _over(self, inputs: Sequence[Any], given: Mapping[str, Any]) -> tuple[int, tuple[int, ...]]:
+        if not isinstance(inputs[1], np.ndarray) or not np.all(inputs[1]):
+            raise UnsupportedLayer("a division by what depends on the image, or by 0, is not known to the recheck.")
+        return self._times((inputs[0], 1 / inputs[1].astype(np.float64)), given)
+
     def _plus(self, inputs: Sequence[Any], given: Mapping[str, Any]) -> tuple[int, tuple[int, ...]]:
         return self._combine(inputs, 1.0)
 
@@ -334,6 +280,11 @@ class _Reader:
             raise UnsupportedLayer("only reshaping to (batch, length) is known to the recheck.")
         return at, (prod(shape),)
 
+    def _cast(self, inputs: Sequence[Any], given: Mapping[str, Any]) -> tuple[int, tuple[int, ...]]:
+        if not self.single or given["to"] != _FLOAT:
+            raise UnsupportedLayer("a cast is known to the recheck from float32 to float32 alone.")
+        return self._identity(inputs, given)
+
     def _dropout(self, inputs: Sequence[Any], given: Mapping[str, Any]) -> tuple[int, tuple[int, ...]]:
         if len(inputs) > 2 and bool(np.any(inputs[2])):
             raise UnsupportedLayer("dropout in training mode is random; the recheck refuses it.")
@@ -348,7 +299,9 @@ _OPERATORS: dict[str, Callable[[_Reader, Sequence[Any], Mapping[str, Any]], tupl
     "Add": _Reader._plus,
     "AveragePool": _Reader._averagepool,
     "BatchNormalization": _Reader._batchnormalization,
+    "Cast": _Reader._cast,
     "Conv": _Reader._conv,
+    "Div": _Reader._over,
     "Dropout": _Reader._dropout,
     "Flatten": _Reader._flatten,
     "Gemm": _Reader._gemm,
@@ -363,34 +316,3 @@ _OPERATORS: dict[str, Callable[[_Reader, Sequence[Any], Mapping[str, Any]], tupl
     "Sub": _Reader._sub,
     "Transpose": _Reader._transpose,
 }
-
-
-def _read_by(layers: list[Layer], last: int) -> list[Layer]:
-    """Those layers that one of them depends on, that one at the end."""
-    needed = {0, last}
-    for at in range(last, 0, -1):
-        if at in needed:
-            needed.update(layers[at].inputs)
-    place = {old: new for new, old in enumerate(sorted(needed))}
-    return [replace(layers[old], inputs=tuple(place[i] for i in layers[old].inputs)) for old in place]
-
-
-def _marked(layers: list[Layer]) -> list[Layer]:
-    """The same layers, with those marked that sum whole numbers and nothing else."""
-    whole: list[bool] = []
-    for layer in layers:
-        kept = bool(layer.inputs) and all(whole[i] for i in layer.inputs)
-        if layer.matrix is not None:
-            kept = kept and bool((layer.matrix.data % 1 == 0).all() and (layer.bias % 1 == 0).all())
-        elif layer.leak is not None:
-            kept = kept and layer.leak == 0
-        whole.append(kept or layer.zero is not None)
-    bends = [layer.leak is not None or layer.zero is not None or layer.taps is not None for layer in layers]
-    alone = [all(bends[i] for i in layer.inputs) for layer in layers]
-    for at, layer in enumerate(layers):
-        for i in layer.inputs:
-            alone[i] = alone[i] and bends[at]
-    return [
-        replace(layer, whole=layer.sums and fits and single)
-        for layer, fits, single in zip(layers, whole, alone, strict=True)
-    ]

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from robustest.bounds.recheck_bounds import Leaf, rounding
-from robustest.bounds.recheck_model import Array, Layer, Model, picked
+from robustest.bounds.recheck_layers import Array, Layer, Model, picked
 
 _UP = 1.0 + 2.0**-28
 _MOST = 1 << 20

@@ -87,6 +87,42 @@ def test_a_constant_stands_in_any_numeric_attribute(tmp_path: Path, form: dict[s
     assert np.allclose(second[-1], image[0].numpy() + 0.5, atol=1e-6)
 
 
+def test_a_cast_from_float32_to_float32_and_a_division_by_constants_are_read(tmp_path: Path) -> None:
+    nodes = [helper.make_node("Div", ["x", "a"], ["b"]), helper.make_node("Cast", ["b"], ["y"], to=TensorProto.FLOAT)]
+    path = written(tmp_path / "net.onnx", nodes, {"a": np.array([2, 4, 8, 0.5], np.float32)})
+    image = torch.linspace(0, 1, 16).reshape(1, -1)
+    wanted = (image.double().reshape(4, 4) / torch.tensor([2, 4, 8, 0.5])).reshape(1, -1)
+    assert torch.equal(graph_in(path).forward(image), wanted)
+    second = read_model(path, SPEC, (4, 4, 1)).values(image[0].double().numpy())
+    assert np.allclose(second[-1], wanted[0], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("source", "to"),
+    [
+        (TensorProto.UINT8, TensorProto.FLOAT),
+        (TensorProto.DOUBLE, TensorProto.FLOAT),
+        (TensorProto.FLOAT, TensorProto.DOUBLE),
+        (TensorProto.FLOAT, TensorProto.INT32),
+    ],
+)
+def test_any_other_cast_rounds_and_is_refused_by_both_readers(tmp_path: Path, source: int, to: int) -> None:
+    path = written(tmp_path / "net.onnx", [node("Cast", [], to=to)], {})
+    model = onnx.load(str(path))
+    model.graph.input[0].type.tensor_type.elem_type = source
+    onnx.save(model, str(path))
+    with pytest.raises(UnsupportedLayer, match=r"here.*float32 to float32 alone"):
+        graph_in(path)
+    with pytest.raises(UnsupportedLayer, match="float32 to float32 alone"):
+        read_model(path, SPEC, (4, 4, 1))
+
+
+def test_the_second_reader_refuses_to_divide_by_zero(tmp_path: Path) -> None:
+    path = written(tmp_path / "net.onnx", [node("Div", ["a"])], {"a": np.zeros(1, np.float32)})
+    with pytest.raises(UnsupportedLayer, match="by 0"):
+        read_model(path, SPEC, (4, 4, 1))
+
+
 def test_a_constant_of_another_form_is_refused(tmp_path: Path) -> None:
     nodes = [helper.make_node("Constant", [], ["a"], name="here", value_string="half"), node("Add", ["a"])]
     with pytest.raises(UnsupportedLayer, match="here"):

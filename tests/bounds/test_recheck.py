@@ -26,7 +26,8 @@ from robustest.bounds.guarantee import Guarantee
 from robustest.bounds.reading import graph_of
 from robustest.bounds.recheck import Finding, recheck
 from robustest.bounds.recheck_bounds import Leaf, Slopes, least_margins
-from robustest.bounds.recheck_model import Model, read_model
+from robustest.bounds.recheck_layers import Model
+from robustest.bounds.recheck_model import read_model
 from robustest.bounds.region import Region
 from robustest.bounds.slope_certificate import slopes_that_prove
 from robustest.bounds.sparse_branch import decide_sparse
