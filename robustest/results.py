@@ -128,12 +128,18 @@ class Edits:
     @staticmethod
     def between(base: NDArray[np.float32], changed: NDArray[np.float32]) -> Edits:
         """What turns `base` (H, W, C) into `changed`, N = 1: every pixel any channel of which differs."""
-        channels = base.shape[2]
-        before, after = base.reshape(-1, channels), changed.reshape(-1, channels)
-        pixels = np.flatnonzero((before != after).any(axis=1))
-        return Edits(
-            pixels.astype(np.int64), after[pixels].astype(np.float32), np.array([0, len(pixels)], dtype=np.int64)
-        )
+        return Edits.between_each(base[None], changed[None])[0]
+
+    @staticmethod
+    def between_each(bases: NDArray[np.float32], changed: NDArray[np.float32]) -> list[Edits]:
+        """`between` of each of N pairs of images (N, H, W, C)."""
+        count, channels = len(bases), bases.shape[3]
+        differs = np.logical_or.reduce(bases != changed, axis=3).reshape(count, -1)
+        places = [np.flatnonzero(row).astype(np.int64, copy=False) for row in differs]
+        return [
+            Edits(pixels, after[pixels].astype(np.float32, copy=False), np.array([0, len(pixels)], dtype=np.int64))
+            for pixels, after in zip(places, changed.reshape(count, -1, channels), strict=True)
+        ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,15 +159,21 @@ class Distances:
 
 def distances_between(base: NDArray[np.float32], changed: NDArray[np.float32]) -> Distances:
     """Distances of two images (H, W, C) in [0, 1], computed in float64."""
-    gap = np.abs(changed.astype(np.float64) - base.astype(np.float64)).reshape(-1, base.shape[2])
-    moved = gap > 0
-    return Distances(
-        l0_pixels=int(moved.any(axis=1).sum()),
-        l0_dims=int(moved.sum()),
-        l1=float(gap.sum()),
-        l2=float(np.sqrt((gap**2).sum())),
-        linf=float(gap.max(initial=0.0)),
+    return distances_of_each(base[None], changed[None])[0]
+
+
+def distances_of_each(bases: NDArray[np.float32], changed: NDArray[np.float32]) -> list[Distances]:
+    """`distances_between` of each of N pairs of images (N, H, W, C)."""
+    gaps = np.abs(changed.astype(np.float64) - bases.astype(np.float64))
+    moved, flat = gaps > 0, gaps.reshape(len(bases), -1)
+    columns = (
+        np.logical_or.reduce(moved, axis=3).sum(axis=(1, 2)),
+        moved.sum(axis=(1, 2, 3)),
+        flat.sum(axis=1),
+        np.sqrt((flat**2).sum(axis=1)),
+        flat.max(axis=1, initial=0.0),
     )
+    return [Distances(*row) for row in zip(*(column.tolist() for column in columns), strict=True)]
 
 
 Map = NDArray[np.float64]

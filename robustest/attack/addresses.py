@@ -92,6 +92,13 @@ def mask_rows_at(address: int, rows: int, columns: int) -> NDArray[np.bool_]:
 
 
 @compiled
+def sign_rows_at(address: int, rows: int, columns: int) -> NDArray[np.int8]:
+    """(rows, columns) at an address."""
+    array: NDArray[np.int8] = _carray(_pointer(address), (rows, columns), np.int8)
+    return array
+
+
+@compiled
 def bytes_at(address: int, count: int) -> NDArray[np.uint8]:
     """(count,) at an address."""
     array: NDArray[np.uint8] = _carray(_pointer(address), count, np.uint8)

@@ -144,6 +144,25 @@ def unknown_of(
 
 
 @compiled
+def keeping(pixels: Ints, values: Floats, kept: NDArray[np.bool_]) -> tuple[Ints, Floats, Ints]:
+    """`shrink.keeping`: pixels, values and offsets."""
+    states, channels = len(kept), values.shape[1]
+    offsets = np.zeros(states + 1, np.int64)
+    for state in range(states):
+        offsets[state + 1] = offsets[state] + np.sum(kept[state])
+    some, colours = np.empty(offsets[-1], np.int64), np.empty((offsets[-1], channels), np.float32)
+    edit = 0
+    for state in range(states):
+        for place in range(len(pixels)):
+            if kept[state, place]:
+                some[edit] = pixels[place]
+                for channel in range(channels):
+                    colours[edit, channel] = values[place, channel]
+                edit += 1
+    return some, colours, offsets
+
+
+@compiled
 def add_margins(
     table_keys: NDArray[np.uint64],
     table_margins: Margins,

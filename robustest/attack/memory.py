@@ -100,6 +100,8 @@ class Memories:
             for slot, margins in enumerate(before):
                 keys = np.array(list(margins), np.uint64)
                 self.add(np.array([slot]), np.array([0, len(keys)]), keys, np.array(list(margins.values()), np.float64))
+        if not len(slots):
+            return self._table
         places = self._table[0].shape[1]
         entries = int(kernels.most(self.entries, slots, more))
         if 2 * entries > places:

@@ -72,7 +72,7 @@ class Asked(NamedTuple):
     @property
     def games(self) -> list[Game]:
         """All of them, in order."""
-        return [*(game for circle in self.turning for game in circle.games), *self.others]
+        return [game for own in (*(circle.games for circle in self.turning), self.others) for game in own]
 
 
 def ask(games: list[Game], memories: Memories, scorer: Scorer) -> Asked:
@@ -124,17 +124,18 @@ def answer(
     classifier: Classifier, asked: Asked, memories: Memories, scores: Scores, clean: CleanScores
 ) -> tuple[list[Game], list[Game], float]:
     """Take in the scores of a merged question; return the games that go on, those that are over, and the searches' seconds."""
-    output, games, books = classifier.info.output, asked.games, memories.books
+    output, books = classifier.info.output, memories.books
     _begin(asked, scores, output, clean, books)
     take_in = _taken_in_at_once if fast() and output != "label" and len(scores) else _taken_in
     margins, bounds, known, heard, flipping = take_in(asked, scores, output, memories)
+    games = asked.games if len(flipping) or np.logical_or.reduce(asked.cut) else []
     for number in flipping.tolist():
         first = int(bounds[number])
         games[number].improve(asked.sent, first, margins[first : bounds[number + 1]])
     began = books.spent
     # A state beyond the budget ends the game, unless it was asked twice and so is known by now.
     unanswered = set[Game]()
-    for number in np.flatnonzero(asked.cut).tolist():
+    for number in np.flatnonzero(asked.cut).tolist() if games else ():
         own = slice(asked.bounds[number], asked.bounds[number + 1])
         if games[number].record.memory.find(asked.keys[own], known[own]):
             unanswered.add(games[number])
@@ -156,7 +157,7 @@ def answer(
             continue
         goes_on = (game.search is not None or game.attackable()) and game.advance(known[own])
         (going if goes_on else finished).append(game)
-    going, over = together.heed(turning, going, known, heard, books)
+    going, over = together.heed(turning, going, known, heard, asked.slots, books)
     return going, finished + over, books.spent - began
 
 

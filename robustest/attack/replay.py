@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from robustest.attack.task import Task
 from robustest.classifiers.classifier import Classifier, classes_of, margins_of
 from robustest.images import as_eight_bit
-from robustest.results import AttackResult, Edits, Verdict, distances_between
+from robustest.results import AttackResult, Distances, Edits, Verdict, distances_of_each
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,35 +37,40 @@ def replayed(classifier: Classifier, finds: Sequence[Find]) -> list[AttackResult
     """Render adversarial images, round them to 8 bits where the input is 8-bit, and score them once more, in one call.
 
     Args:
-        finds: at least one, of images of one size.
+        finds: at least one, of images of one size, all 8-bit or none.
 
     Returns:
         Of each its `result` as FLIPPED with the image and its distances, or as UNKNOWN if the flip does not hold.
     """
-    images, kept = zip(*[_stored(find) for find in finds], strict=True)
+    images, kept = _stored(finds)
     output = classifier.info.output
-    scores = classifier(np.stack(images))
+    scores = classifier(images)
     labels, targets = (
         np.array([-1 if aim is None else aim for aim in aims])
         for aims in zip(*[(find.task.label, find.task.target) for find in finds], strict=True)
     )
     margins, classes = margins_of(scores, labels, targets, output).tolist(), classes_of(scores, output).tolist()
-    return [_judged(*one) for one in zip(finds, images, kept, margins, classes, strict=True)]
+    bases = np.stack([find.task.image for find in finds])
+    edits, distances = Edits.between_each(bases, images), distances_of_each(bases, images)
+    return [_judged(*one) for one in zip(finds, kept, edits, distances, margins, classes, strict=True)]
 
 
-def _stored(find: Find) -> tuple[NDArray[np.float32], NDArray[np.uint8] | NDArray[np.float32]]:
-    """The image as the classifier gets it, and as it is kept."""
-    image = find.best.apply(find.task.image)[0]
-    if not find.task.eight_bit:
-        return image, image
-    stored = as_eight_bit(image)
-    return stored.astype(np.float32) / np.float32(255), stored
+def _stored(finds: Sequence[Find]) -> tuple[NDArray[np.float32], Sequence[NDArray[np.uint8] | NDArray[np.float32]]]:
+    """The images as the classifier gets them (N, H, W, C), and as they are kept."""
+    images = np.stack([find.task.image for find in finds])
+    for image, find in zip(images, finds, strict=True):
+        image.reshape(-1, image.shape[2])[find.best.pixels] = find.best.values
+    if not finds[0].task.eight_bit:
+        return images, [image.copy() for image in images]  # each of its own, to be kept alone
+    stored = as_eight_bit(images)
+    return stored.astype(np.float32) / np.float32(255), [image.copy() for image in stored]
 
 
 def _judged(
     find: Find,
-    image: NDArray[np.float32],
     stored: NDArray[np.uint8] | NDArray[np.float32],
+    edits: Edits,
+    distances: Distances,
     margin: float,
     predicted: int,
 ) -> AttackResult:
@@ -75,14 +80,12 @@ def _judged(
             f"a flip was found, but scored again the image has margin {margin:g}: the classifier answers differently"
         )
         return replace(find.result, verdict=Verdict.UNKNOWN, reason=reason, checks=1)
-    base = find.task.image
-    distances = distances_between(base, image)
     return replace(
         find.result,
         verdict=Verdict.FLIPPED,
         predicted=predicted,
         image=stored,
-        edits=Edits.between(base, image),
+        edits=edits,
         l0_pixels=distances.l0_pixels,
         l0_dims=distances.l0_dims,
         l1=distances.l1,

@@ -67,22 +67,36 @@ class Beliefs:
         self.across, self.cells = grid.across, grid.cells
         self.cell_of_pixel, self.pixel_of_cell = grid.cell_of_pixel, grid.pixel_of_cell
         colours = self.colours = palette.count
-        self.size = np.zeros((colours, self.cells), np.float32)
-        self.palette, self._norm = palette, np.ones((colours, self.cells), np.float32)  # of each edit's colour change
-        gray = palette.base.shape[1] == 1
-        self._gray = np.zeros((colours if gray else 0, self.cells if gray else 0), np.float32)
+        self.palette, gray = palette, palette.base.shape[1] == 1
+        # Of each edit: what it changes, and the norm of its colour change; of a gray image, whether it gets lighter or darker.
+        self.size: Floats = np.zeros((colours, self.cells), np.float32)
+        self._norm: Floats = np.ones((colours, self.cells), np.float32)
+        self._gray = np.zeros((colours if gray else 0, self.cells if gray else 0), np.int8)
+        self.floor = np.float32(colour_floor)
+        self.allowed: NDArray[np.bool_] = np.zeros((colours, self.cells), bool)
+        self.mean: Floats = np.full((colours, self.cells), NEVER)
+        self._region = np.zeros(self.cells, np.int32)
         if fast():
-            changed = (self.cell_of_pixel, self.size, self._norm, self._gray)
-            search_kernels.measure_changes(palette.colours, palette.base, SEEN, *changed)
+            self._regions = search_kernels.measure_changes(
+                palette.colours,
+                palette.base,
+                SEEN,
+                self.cell_of_pixel,
+                np.ascontiguousarray(regions),
+                self.size,
+                self._norm,
+                self._gray,
+                self.allowed,
+                self.mean,
+                self._region,
+            )
         else:
             self._measure_changes()
-        self.floor = np.float32(colour_floor)
-        self.allowed: NDArray[np.bool_] = self.size > 0
-        self.mean: Floats = np.where(self.allowed, np.float32(0), NEVER)
+            self.allowed = self.size > 0
+            self.mean[self.allowed] = 0
+            self._region[self.cell_of_pixel] = regions
+            self._regions = int(regions.max()) + 1
         self.deviation: Floats = self.size.copy()  # in units of `scale`, so that nothing need be known of the margins
-        self._region = np.zeros(self.cells, np.int32)
-        self._region[self.cell_of_pixel] = regions
-        self._regions = int(regions.max()) + 1
         self._energy = np.full(PERIOD**2, 0.0)
         self._expected = np.full(PERIOD**2, 0.0)
         self._factor = np.ones(PERIOD**2, np.float32)
@@ -91,19 +105,26 @@ class Beliefs:
         self.pool = sizes_of_normals(rng, self.words, _POOL + colours * self.cells)
         self.tally = np.zeros(2)  # the sum of what was not foreseen, squared and relative, and of how many edits
         self._places: tuple[tuple[NDArray[Any], ...], Ints] | None = None
-        own = (len(self.pool), colours, self.cells, palette.base.shape[1], palette.colours.shape[1], len(palette.base))
+        numbers = (
+            len(self.pool),
+            colours,
+            self.cells,
+            palette.base.shape[1],
+            palette.colours.shape[1],
+            len(palette.base),
+        )
         around = (grid.across, len(grid.offsets), grid.middle, len(grid.around), len(grid.steps))
-        self._sizes = np.array((*own, len(self._gray), self._regions, *around))
+        self._sizes = np.array((*numbers, len(self._gray), self._regions, *around))
 
     def _measure_changes(self) -> None:
         """How much each edit changes its pixel's colour."""
         palette = self.palette
         for colour in range(self.colours):
-            if len(self._gray):  # `_directions` of all edits, kept; one channel's mean square and norm are its own
+            if len(self._gray):  # `_directions` of all edits, kept: one channel's mean square and norm are its own
                 change = palette.change(colour)[:, 0]
                 size = np.abs(change)
                 norm = np.maximum(size, 1e-9)
-                self._gray[colour, self.cell_of_pixel] = change / norm
+                self._gray[colour, self.cell_of_pixel] = np.sign(change)
             else:
                 squares = palette.squares(colour)
                 size = np.sqrt(squares / np.float32(palette.base.shape[1]))

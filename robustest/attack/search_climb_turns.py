@@ -116,6 +116,8 @@ class ClimbTurns(Desk):
         """Find what each asks next; (G,) how many states, 0 where no edit is left."""
         optimism = turns[0].player.tuning.optimism
         found, following = search_climb_desks.propose(seats, optimism, LEAPS, NEXT_TO_STATE, LIMITS)
+        if np.logical_and.reduce(found):
+            return np.asarray(found, np.int64)
         for place in np.flatnonzero((found == 0) & (following != desks.OVER)).tolist():
             found[place] = turns[place]._settle(following[place])
         return np.asarray(found, np.int64)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from robustest.attack import addresses
 from robustest.attack.draws import Words
-from robustest.attack.search_kernels import Doubles, Floats, Ints, Masks
+from robustest.attack.search_kernels import Doubles, Floats, Ints, Masks, Signs
 from robustest.compiled import compiled
 
 # Addresses: of draws; of beliefs; of the image's grid; of the states asked; of the turns.
@@ -104,7 +104,7 @@ def beliefs_at(
     deviation: Floats,
     size: Floats,
     norm: Floats,
-    gray: Floats,
+    gray: Signs,
     tally: Doubles,
     told: Doubles,
     heard: Doubles,
@@ -154,7 +154,7 @@ def learning_on(desk: Ints, seen: np.float32, floor: np.float32) -> Any:
         addresses.float_rows_at(desk[DEVIATION], kinds, width),
         addresses.float_rows_at(desk[SIZE], kinds, width),
         addresses.float_rows_at(desk[NORM], kinds, width),
-        addresses.float_rows_at(desk[GRAY], desk[GRAYS], width),
+        addresses.sign_rows_at(desk[GRAY], desk[GRAYS], width),
         addresses.float_blocks_at(desk[COLOURS], kinds, desk[OWN], desk[CHANNELS]),
         addresses.float_rows_at(desk[BASE], desk[IMAGE], desk[CHANNELS]),
         seen,

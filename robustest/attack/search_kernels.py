@@ -18,15 +18,31 @@ Ints = NDArray[np.int64]
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
 Masks = NDArray[np.bool_]
+Signs = NDArray[np.int8]
 
 _ONE, _NONE, _TINY, _LEAST = np.float32(1), np.float32(0), np.float32(1e-9), np.float32(0.02)
 
 
 @compiled
 def measure_changes(
-    table: Floats, base: Floats, seen: np.float32, cell_of_pixel: Ints, size: Floats, norm: Floats, directions: Floats
-) -> None:
-    """`Beliefs._measure_changes`; size, norm (V, cells) and directions, (V, cells) of a gray image, else (0, 0), are written to."""
+    table: Floats,
+    base: Floats,
+    seen: np.float32,
+    cell_of_pixel: Ints,
+    regions: Ints,
+    size: Floats,
+    norm: Floats,
+    directions: Signs,
+    allowed: Masks,
+    mean: Floats,
+    region: NDArray[np.int32],
+) -> int:
+    """`Beliefs._measure_changes`, and what follows of it; returns how many regions there are.
+
+    Args:
+        table, base, seen: see `Palette`. regions: (H*W,) region of each pixel.
+        size, norm, allowed, mean: (V, cells). directions: the same of a gray image, else (0, 0). region: (cells,). All are written to.
+    """
     channels, own_colours = base.shape[1], table.shape[1] > 1
     for colour in range(len(table)):
         for pixel in range(len(base)):
@@ -36,7 +52,7 @@ def measure_changes(
                 if abs(change) < seen:
                     change = _NONE
                 size[colour, cell], norm[colour, cell] = abs(change), max(abs(change), _TINY)
-                directions[colour, cell] = change / norm[colour, cell]
+                directions[colour, cell] = (change > _NONE) - (change < _NONE)
             else:
                 squares = _NONE
                 for channel in range(channels):
@@ -45,6 +61,13 @@ def measure_changes(
                         squares += change * change
                 size[colour, cell] = np.sqrt(squares / np.float32(channels))
                 norm[colour, cell] = max(np.sqrt(squares), _TINY)
+            if size[colour, cell] > _NONE:
+                allowed[colour, cell], mean[colour, cell] = True, _NONE
+    last = 0
+    for pixel in range(len(base)):
+        region[cell_of_pixel[pixel]] = regions[pixel]
+        last = max(last, regions[pixel])
+    return last + 1
 
 
 @compiled
@@ -57,7 +80,7 @@ def learn(
     deviation: Floats,
     size: Floats,
     norm: Floats,
-    directions: Floats,
+    directions: Signs,
     table: Floats,
     base: Floats,
     seen: np.float32,
@@ -72,7 +95,7 @@ def learn(
 ) -> Doubles:
     """`Beliefs.learn` on (V, cells) arrays, all but the surprise's sum: (N,) its relative squares are returned.
 
-    norm: (V, cells) of each edit's colour change. directions: (V, cells) these changes over their norm, of a gray image;
+    norm: (V, cells) of each edit's colour change. directions: (V, cells) -1, 0 or 1, these changes over their norm, of a gray image;
     (0, 0) of others. table, base, seen: see `Palette`.
     """
     count, width, kinds = len(cells), len(offsets), mean.shape[0]
@@ -85,10 +108,13 @@ def learn(
     along = np.empty((count, channels), np.float32)
     for row in range(count):
         cell, colour = cells[row], colours[row]
-        pixel = pixel_of_cell[cell]
-        for channel in range(channels):
-            change = table[colour, pixel if own_colours else 0, channel] - base[pixel, channel]
-            along[row, channel] = _NONE if abs(change) < seen else change / norm[colour, cell]
+        if gray:
+            along[row, 0] = np.float32(directions[colour, cell])
+        else:
+            pixel = pixel_of_cell[cell]
+            for channel in range(channels):
+                change = table[colour, pixel if own_colours else 0, channel] - base[pixel, channel]
+                along[row, channel] = _NONE if abs(change) < seen else change / norm[colour, cell]
         own, long = np.float64(deviation[colour, cell]), size[colour, cell]
         total = own * own + np.float64(noise * (long * long)) + 1e-9
         surprise = drops[row] - np.float64(mean[colour, cell])
@@ -110,7 +136,7 @@ def learn(
                 spread = deviations[place]
                 cosine = _NONE
                 if gray:
-                    cosine = directions[kind, place] * along[row, 0]
+                    cosine = np.float32(directions[kind, place]) * along[row, 0]
                 else:
                     pixel = pixel_of_cell[place]
                     if pixel >= 0:

@@ -267,6 +267,8 @@ class SwapTurns(Desk):
         likely = swap_desks.reluctances(seats)
         np.exp(likely, out=likely)
         found, following = swap_desks.propose(seats, likely, tuning.optimism, tuning.despair, SHARES, LIMITS)
+        if np.logical_and.reduce(found):
+            return np.asarray(found, np.int64)
         again = []
         for place in np.flatnonzero((found == 0) & (following != desks.OVER)).tolist():
             one, then = turns[place], following[place]

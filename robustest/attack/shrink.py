@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from robustest.attack import kernels
 from robustest.attack.task import Search
+from robustest.compiled import fast
 from robustest.results import Edits
 
 MANY = 24  # pixels above which groups are tried first, or some after each find and not all again
@@ -71,6 +73,8 @@ def shrink_singly(state: Edits) -> Search:
 
 def keeping(state: Edits, kept: NDArray[np.bool_]) -> Edits:
     """N images, each with those of the k changes of `state` (N = 1) that its row of `kept` (N, k) has."""
+    if fast() and state.values.flags.c_contiguous:
+        return Edits(*kernels.keeping(state.pixels, state.values, kept))
     places = np.nonzero(kept)[1]
     offsets = np.zeros(len(kept) + 1, np.int64)
     np.cumsum(np.add.reduce(kept, axis=1), out=offsets[1:])

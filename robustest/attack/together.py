@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from itertools import compress, groupby
+from collections.abc import Sequence
+from itertools import groupby
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -35,18 +35,17 @@ class Circle(NamedTuple):
     slots: Ints
 
     @staticmethod
-    def of(games: list[Game]) -> list[Circle]:
-        """Games in turns, by class."""
-        kinds: dict[type[Any], list[Game]] = {}
-        for game in games:
-            kinds.setdefault(type(game.question), []).append(game)
-        return [Circle._of(kind, own) for kind, own in kinds.items()]
-
-    @staticmethod
-    def _of(kind: type[Turns], games: list[Game]) -> Circle:
+    def of(kind: type[Turns], games: list[Game]) -> Circle:
+        """Games in turns of this class."""
         turns: list[Any] = [game.question for game in games]
         seats = np.fromiter([one.seat for one in turns], np.int64, len(turns))
         return Circle(kind, games, turns, seats, slots_of(games))
+
+    def and_others(self, games: list[Game]) -> Circle:
+        """With more games in such turns."""
+        more = Circle.of(self.kind, games)
+        seats, slots = np.concatenate([self.seats, more.seats]), np.concatenate([self.slots, more.slots])
+        return Circle(self.kind, self.games + games, self.turns + more.turns, seats, slots)
 
     def keep(self, places: list[int]) -> Circle:
         """These games alone."""
@@ -56,11 +55,20 @@ class Circle(NamedTuple):
 
 def joined(games: list[Game]) -> tuple[list[Circle], list[Game], Ints, Edits]:
     """Games in turns; the others; the places of all; and what they ask, one after the other, in this order."""
-    circles = Circle.of([game for game in games if not isinstance(game.question, Edits)])
-    others = [game for game in games if isinstance(game.question, Edits)]
+    kinds = _by_kind(games)
+    others = kinds.pop(Edits, [])
+    circles = [Circle.of(kind, own) for kind, own in kinds.items()]
     slots = np.concatenate([circle.slots for circle in circles] + [slots_of(others)])
     parts = [game.question for game in others if isinstance(game.question, Edits)]
     return circles, others, slots, _joined(_found(circles), parts)
+
+
+def _by_kind(games: list[Game]) -> dict[type[Any], list[Game]]:
+    """Games by the class of their questions."""
+    kinds: dict[type[Any], list[Game]] = {}
+    for game in games:
+        kinds.setdefault(type(game.question), []).append(game)
+    return kinds
 
 
 def _found(circles: list[Circle]) -> list[Edits]:
@@ -93,13 +101,14 @@ def heed(
     others: list[Game],
     margins: Margins,
     scores: NDArray[np.float64] | None,
+    slots: Ints,
     books: Books,
 ) -> tuple[list[Game], list[Game]]:
     """Hand on the answers to turns, and have found what these and all that go on ask next.
 
     Args:
         turning: games, and where their answers begin. others: that go on already.
-        margins, scores: (N,) and (N, K) of all games.
+        margins, scores: (N,) and (N, K) of all games. slots: (G,) of the games, which share the time of calls for many.
 
     Returns:
         Games that go on, and that are over.
@@ -107,48 +116,51 @@ def heed(
     going, waiting, finished = list[Game](), list[Game](), list[Game]()
     for game in others:
         (going if isinstance(game.question, Edits) else waiting).append(game)
+    started, alone = time.perf_counter(), books.spent
 
-    def hear_on(game: Game) -> None:
-        """Have it go on where its turns are over."""
-        if not game.advance(_NONE):
-            finished.append(game)
-        else:
-            (going if isinstance(game.question, Edits) else waiting).append(game)
+    def hear_on(games: list[Game]) -> None:
+        """Have them go on where their turns are over."""
+        for game in games:
+            if not game.advance(_NONE):
+                finished.append(game)
+            else:
+                (going if isinstance(game.question, Edits) else waiting).append(game)
 
+    asking = list[Circle]()
     for circle, starts in turning:
-        goes_on = _timed(books, circle, circle.kind.heed, margins, starts, scores)
-        for game in _sorted_out(circle.games, goes_on, waiting):
-            hear_on(game)
-    while waiting:
-        asking, waiting = waiting, []
-        for circle in Circle.of(asking):
-            books.asking[circle.slots] = _timed(books, circle, circle.kind.propose)
-            for game in _sorted_out(circle.games, books.go_on(circle.slots), going):
+        goes_on = circle.kind.heed(circle.turns, circle.seats, margins, starts, scores)
+        circle, over = _sorted_out(circle, goes_on)
+        asking.append(circle)
+        hear_on(over)
+    while waiting or asking:
+        kinds, waiting = _by_kind(waiting), []
+        circles = [circle.and_others(kinds.pop(circle.kind)) if circle.kind in kinds else circle for circle in asking]
+        circles += [Circle.of(kind, own) for kind, own in kinds.items()]
+        asking = []
+        for circle in circles:
+            if not circle.games:
+                continue
+            books.asking[circle.slots] = circle.kind.propose(circle.turns, circle.seats)
+            circle, others = _sorted_out(circle, books.go_on(circle.slots))
+            going += circle.games
+            for game in others:
                 if not game.asking:
-                    hear_on(game)
+                    hear_on([game])
                 else:
                     (going if game.goes_on() else finished).append(game)
+    if len(slots):
+        books.spend(slots, time.perf_counter() - started - (books.spent - alone))
     return going, finished
 
 
-def _sorted_out(games: list[Game], goes_on: NDArray[np.bool_], going: list[Game]) -> list[Game]:
-    """Add the games that go on to `going`; the others."""
+def _sorted_out(circle: Circle, goes_on: NDArray[np.bool_]) -> tuple[Circle, list[Game]]:
+    """Those that go on; the others."""
     if np.logical_and.reduce(goes_on):
-        going += games
-        return []
-    on = goes_on.tolist()
-    going += compress(games, on)
-    return [game for game, one in zip(games, on, strict=True) if not one]
+        return circle, []
+    over = [game for game, on in zip(circle.games, goes_on.tolist(), strict=True) if not on]
+    return circle.keep(goes_on.nonzero()[0].tolist()), over
 
 
 def slots_of(games: list[Game]) -> Ints:
     """(G,) their places."""
     return np.fromiter([game.slot for game in games], np.int64, len(games))
-
-
-def _timed(books: Books, circle: Circle, call: Callable[..., Any], *arguments: Any) -> Any:
-    """The result of a call for the games of a circle, which each took its share of the time."""
-    started = time.perf_counter()
-    result = call(circle.turns, circle.seats, *arguments)
-    books.spend(circle.slots, time.perf_counter() - started)
-    return result

@@ -49,8 +49,9 @@ def test_prefixes_and_stretches(size: int, seed: int, fast: bool) -> None:
     assert listed(stretches(state, bounds)) == [edits[start:stop] for start, stop in bounds]
 
 
-@given(seed=st.integers(0, 99))
-def test_images_keep_the_changes_they_are_said_to(seed: int) -> None:
+@given(seed=st.integers(0, 99), fast=st.booleans())
+def test_images_keep_the_changes_they_are_said_to(seed: int, fast: bool) -> None:
+    compiled.use(fast)
     rng = np.random.default_rng(seed)
     changes = dict(zip(rng.permutation(30)[:9].tolist(), rng.random(9).tolist(), strict=True))
     kept = rng.random((4, 9)) < 0.5
