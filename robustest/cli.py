@@ -77,6 +77,14 @@ def _problem(chosen: str) -> str | None:
     return None
 
 
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command and exit with its code."""
     sys.exit(run(sys.argv[1:] if arguments is None else arguments))
@@ -88,7 +96,7 @@ def run(arguments: Sequence[str]) -> int:
     Returns:
         The exit code.
     """
-    from cyclopts import CycloptsError
+    from cyclopts import CycloptsError, UnusedCliTokensError
 
     chosen = next(iter(arguments), "")
     problem = _problem(chosen)
@@ -98,6 +106,10 @@ def run(arguments: Sequence[str]) -> int:
     app = _app(chosen)
     try:
         code = app(list(arguments), exit_on_error=False, print_error=True, result_action="return_value")
+    except UnusedCliTokensError as error:
+        if error.unused_tokens and all(map(_is_number, error.unused_tokens)):
+            print("robustest: several numbers of one flag go with commas: --mean 0.485,0.456,0.406", file=sys.stderr)
+        return 2
     except CycloptsError:
         return 2
     except RobustestError as error:

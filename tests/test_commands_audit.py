@@ -56,13 +56,63 @@ def test_the_command_of_a_result_has_the_flags_of_the_input_spec_and_gives_it_ag
     np.savez("images.npz", images=images, labels=np.arange(6) % 3)
     weights = np.random.default_rng(2).normal(size=(48, 3)).astype(np.float32)
     write_linear_onnx(tmp_path / "m.onnx", weights, np.zeros(3, np.float32), shape=("n", 4, 4, 3))
-    flags = ["--mean", "0.5", "--mean", "0.25", "--mean", "0.1", "--scale", "1/255", "--output", "logits"]
+    flags = [
+        "--mean",
+        "0.5,-0.25,1/8",
+        "--std",
+        "0.5",
+        "--std",
+        "0.25",
+        "--std",
+        "1",
+        "--scale",
+        "1/127.5",
+        "--output",
+        "logits",
+    ]
     assert run(["audit", "m.onnx", "images.npz", "-o", "run", "--queries", "20", *flags]) == 0
+    spec = json.loads(Path("run", "result.json").read_text())["model"]["spec"]
+    assert (spec["mean"], spec["std"], spec["scale"]) == ([0.5, -0.25, 0.125], [0.5, 0.25, 1.0], 1 / 127.5)
     command = json.loads(Path("run", "result.json").read_text())["command"].split()
     assert command[0] == "robustest"
     again = ["again" if word == "DIR" else word for word in command[1:]]
     assert run(again) == 0
     assert Path("again", "result.json").read_bytes() == Path("run", "result.json").read_bytes()
+
+
+def test_numbers_without_commas_between_them_are_told_how_they_go(
+    data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["audit", NAME, data, "-o", str(tmp_path / "run"), "--mean", "0.1", "0.2", "0.3"]) == 2
+    assert "go with commas: --mean 0.485,0.456,0.406" in capsys.readouterr().err
+    assert run(["audit", NAME, data, "-o", str(tmp_path / "run"), "more"]) == 2
+    assert "commas" not in capsys.readouterr().err
+
+
+def test_what_a_model_prints_is_not_in_the_way_of_the_json(
+    data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "robustest_talks.py").write_text(
+        "from robustest_linear import scores as quiet\nprint('loaded')\n"
+        "def scores(images):\n    print(len(images), 'images')\n    return quiet(images)\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    words = [
+        "audit",
+        "robustest_talks:scores",
+        data,
+        "-o",
+        str(tmp_path / "run"),
+        "--queries",
+        "20",
+        "--format",
+        "json",
+    ]
+    assert run(words) == 0
+    told = capfd.readouterr()
+    assert json.loads(told.out)["totals"]["images"] == 16
+    assert "loaded" in told.err
+    assert "images" in told.err
 
 
 @pytest.mark.parametrize(

@@ -51,6 +51,17 @@ def test_the_demo_counts_what_is_in_the_results(demo: Path, capsys: pytest.Captu
         assert f"{totals['flipped']} of {totals['tested']}:" in line
 
 
+def test_the_demo_checks_finds_beyond_the_budget_where_it_is_asked_to(tmp_path: Path) -> None:
+    typed = ["demo", "-o", str(tmp_path), "--images", "4", "--queries", "60", "--proofs", "0"]
+    assert run([*typed, "--minimal"]) == 0
+    for name in MODELS:
+        content = json.loads((tmp_path / name / "result.json").read_text())
+        assert content["settings"]["minimal"]
+        assert content["command"].endswith("--minimal")
+        assert all(image["minimal"] for image in content["images"] if image["verdict"] == "flipped")
+    assert run(typed) == 2  # the folder holds another audit
+
+
 @pytest.mark.slow
 def test_the_provable_model_is_proven_and_the_plain_one_is_not(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]

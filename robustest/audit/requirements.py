@@ -7,6 +7,9 @@ from enum import Enum
 
 from robustest.audit.statistics import SurvivalPoint
 from robustest.errors import InvalidSetting
+from robustest.settings import Norm
+
+_UNITS = {"l0": "pixels", "l0_dims": "channels"}
 
 
 class Answer(Enum):
@@ -47,18 +50,25 @@ class Requirement:
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """A requirement with the answer and the point of the curve it rests on."""
+    """A requirement with the answer, the point of the curve it rests on, and the norm attacked."""
 
     requirement: Requirement
     answer: Answer
     point: SurvivalPoint
+    norm: Norm
 
     @property
     def sentence(self) -> str:
         """The judgement with its count and interval, for people."""
         p, need = self.point, self.requirement
+        unit = _UNITS.get(self.norm, "")
+        distance = (
+            f"{need.distance:g} {unit[:-1] if need.distance == 1 else unit}"
+            if unit
+            else f"{self.norm} {need.distance:g}"
+        )
         return (
-            f"required: at least {need.share:.1%} survive {need.distance:g}; {self.answer.value}: {p.survived} of {p.of} survive "
+            f"required: at least {need.share:.1%} survive {distance}; {self.answer.value}: {p.survived} of {p.of} survive "
             f"this attack (95 % interval {p.low:.1%} to {p.high:.1%}"
             + (f", {p.unknown} unknown counted on both sides)" if p.unknown else ")")
         )

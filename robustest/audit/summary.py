@@ -123,7 +123,7 @@ class AuditSummary:
                 answer = Answer.SHOWN
             elif point.high < requirement.share:
                 answer = Answer.REFUTED
-            judged.append(Judgement(requirement, answer, point))
+            judged.append(Judgement(requirement, answer, point, self.settings.norm))
         return tuple(judged)
 
     @property

@@ -130,7 +130,8 @@ def paired_sentences(comparison: Comparison) -> list[str]:
     sentences = [
         f"{duels[0].first} against {name}, images that only one flips: {', '.join(c)}" for name, c in clear.items()
     ]
-    return [*sentences, f"of {len(duels)} tests, each at {_SIGNIFICANT:g}, not corrected for their number"]
+    tests = f"{len(duels)} tests, each at {_SIGNIFICANT:g}, not corrected for their number"
+    return [*sentences, f"of {tests}"] if sentences else [f"none of {tests}, shows a difference"]
 
 
 def markdown_of(comparison: Comparison) -> str:

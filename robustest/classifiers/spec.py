@@ -103,11 +103,17 @@ def model_values(
     return cast("NDArray[np.float32]", ((unit * np.float32(255)) * scale - mean) / std)
 
 
+def _fraction(text: str) -> Fraction:
+    """Of a number, or of two with a stroke between them, decimal ones too: 1/255, 1/127.5."""
+    over, stroke, under = text.partition("/")
+    return Fraction(over) / Fraction(under) if stroke and "/" not in under else Fraction(text)
+
+
 def _number(name: str, value: object) -> float:
     try:
         if isinstance(value, bool) or (isinstance(value, str) and (len(value) > 40 or _LONG_EXPONENT.search(value))):
             raise ValueError("a fraction is computed exactly, so its exponent must be short")
-        number = float(Fraction(value)) if isinstance(value, str) else float(cast("float", value))
+        number = float(_fraction(value)) if isinstance(value, str) else float(cast("float", value))
     except (TypeError, ValueError, ZeroDivisionError, OverflowError) as error:
         raise InvalidSpec(f"{name} must be a number or a fraction such as '1/255'; got {value!r}.") from error
     if not np.isfinite(number):

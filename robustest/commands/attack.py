@@ -72,17 +72,18 @@ def _tell(picture: Picture, result: AttackResult) -> None:
 
     from robustest.report.pictures import eight_bits
     from robustest.report.terminal import draw
+    from robustest.report.words import plural
 
     print(f"{picture.name}: {result.verdict.value}: {result.reason or result.verdict.sentence}")
     if result.image is None or result.edits is None or result.predicted is None:
         if result.margin is not None:
-            print(f"{result.queries} queries; the smallest margin seen was {result.margin:.4g}.")
+            print(f"{plural(result.queries, 'query')}; the smallest margin seen was {result.margin:.4g}.")
         return
     before, after = picture.class_name(result.label), picture.class_name(result.predicted)
     needed = "each of them needed" if result.minimal else "not checked that each is needed; --minimal does"
     print(
-        f"{before} -> {after} by {result.l0_pixels} changed pixels ({needed}), {result.l0_dims} channels, L2 {result.l2:.3f}, "
-        f"Linf {result.linf:.3f}; {result.queries} queries, margin {result.margin:.4g}."
+        f"{before} -> {after} by {plural(result.l0_pixels or 0, 'changed pixel')} ({needed}), {plural(result.l0_dims or 0, 'channel')}, "
+        f"L2 {result.l2:.3f}, Linf {result.linf:.3f}; {plural(result.queries, 'query')}, margin {result.margin:.4g}."
     )
     console = Console(highlight=False)
     draw([eight_bits(picture.image), eight_bits(result.image)], console=console)

@@ -78,28 +78,30 @@ def audit(
         norms_of(certify, certify_seconds, flag="--certify", seconds_flag="--certify-seconds")
     data = read_images(images)
     required = requirements_of(require, min(len(data), limit or len(data)))
-    classifier = spec.load(model, device=devices[0] if devices else None)
+    with redirect_stdout(sys.stderr):  # what the model prints is no part of what is printed here
+        classifier = spec.load(model, device=devices[0] if devices else None)
     if (out / "result.json").is_file():
         print(f"robustest: {out} is finished already, if it is this audit; showing its result.", file=sys.stderr)
     stopped = f"stopped; what was done is kept in {out}. Run the same command again to go on from there."
     with interruptible(stopped), progress_bar() as tell:
         try:
-            summary = run_audit(
-                classifier,
-                data,
-                None,
-                settings,
-                out,
-                workers=workers,
-                limit=limit,
-                progress=tell,
-                isolate=True,
-                devices=devices,
-                trust_model=spec.trust_model,
-                durable=durable,
-                origin=model,
-                command=command_line("audit", model, images, settings, limit, spec),
-            )
+            with redirect_stdout(sys.stderr):
+                summary = run_audit(
+                    classifier,
+                    data,
+                    None,
+                    settings,
+                    out,
+                    workers=workers,
+                    limit=limit,
+                    progress=tell,
+                    isolate=True,
+                    devices=devices,
+                    trust_model=spec.trust_model,
+                    durable=durable,
+                    origin=model,
+                    command=command_line("audit", model, images, settings, limit, spec),
+                )
         except NothingToTest:
             if (out / "result.json").is_file():
                 deliver(load_summary(out), format)

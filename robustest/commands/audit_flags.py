@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -35,6 +35,15 @@ def _flag(text: str) -> Any:
 
 def _flags(text: str) -> Any:
     return Parameter(help=text, negative="", show_default=False)
+
+
+def _parts(kind: Any, tokens: Sequence[Any]) -> tuple[str, ...]:
+    """What is separated by commas, or comes with a flag each."""
+    return tuple(part for token in tokens for part in token.value.split(","))
+
+
+def _channels(text: str) -> Any:
+    return Parameter(help=text, negative="", show_default=False, converter=_parts, allow_leading_hyphen=True)
 
 
 @Parameter(name="*")
@@ -88,8 +97,10 @@ class ModelFlags:
         str | None,
         _flag("factor on values in 0..255: 1/255 for a model that takes [0, 1], 1 for one that takes 0..255."),
     ] = None
-    mean: Annotated[tuple[float, ...], _flags("subtracted after the scale; one number, or one a channel.")] = ()
-    std: Annotated[tuple[float, ...], _flags("divided by after the mean; one number, or one a channel.")] = ()
+    mean: Annotated[
+        tuple[str, ...], _channels("subtracted after the scale; one number, or one a channel: 0.485,0.456,0.406.")
+    ] = ()
+    std: Annotated[tuple[str, ...], _channels("divided by after the mean; one number, or one a channel.")] = ()
     output: Annotated[
         Literal["logits", "probabilities", "label"] | None, _flag("what comes out; label: only the class number.")
     ] = None
@@ -137,9 +148,9 @@ def command_line(
             words += [f"--{field.name.replace('_', '-')}", *([] if value is True else [_word(str(value))])]
     for field in fields(ModelFlags):
         value = getattr(spec, field.name)
-        given = value if isinstance(value, tuple) else () if value is None else (value,)
-        for one in given:
-            words += [f"--{field.name.replace('_', '-')}", _word(one.name if isinstance(one, Path) else str(one))]
+        if value not in (None, ()):
+            told = value.name if isinstance(value, Path) else ",".join(value) if isinstance(value, tuple) else value
+            words += [f"--{field.name.replace('_', '-')}", _word(told)]
     return " ".join(words)
 
 

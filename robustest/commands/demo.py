@@ -24,6 +24,7 @@ def demo(
     number: Annotated[int, Parameter(name="--images")] = 100,
     proofs: int = 30,
     seed: int = 0,
+    minimal: Annotated[bool, Parameter(negative="", show_default=False)] = False,
     workers: int = 1,
 ) -> int:
     """Audit two small built-in classifiers side by side: how few pixels flip each, and what is proven.
@@ -36,6 +37,7 @@ def demo(
         number: how many of the 200 built-in images are tested.
         proofs: images that both get right for which a proof is tried, where torch is installed; 0 for none.
         seed: of every random stream.
+        minimal: check finds for changes that can be put back even where no queries are left for that, with as many more as it takes.
         workers: processes on this machine.
     """
     from robustest.audit.progress import progress_bar
@@ -53,7 +55,7 @@ def demo(
     if proofs < 0:
         raise InvalidSetting(f"--proofs must be >= 0; got {proofs}.")
     images = everything.take(range(number))
-    settings = AttackSettings(queries=queries, seed=seed)
+    settings = AttackSettings(queries=queries, seed=seed, minimal=minimal)
     print(
         f"Two classifiers of Fashion-MNIST, {number} test images, up to {queries} queries an image. The plain one was trained as usual, "
         "the provable one so that small changes provably change nothing."
@@ -62,7 +64,9 @@ def demo(
     summaries: dict[str, AuditSummary] = {}
     for name, path in MODELS.items():
         with progress_bar() as tell:
-            command = f"robustest demo --queries {queries} --images {number} --seed {seed}"
+            command = (
+                f"robustest demo --queries {queries} --images {number} --seed {seed}{' --minimal' if minimal else ''}"
+            )
             summaries[name] = run_audit(
                 path, images, None, settings, out / name, workers=workers, progress=tell, command=command
             )

@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
+from robustest.commands.audit_flags import ONE_WAY
+
 Format = Literal["html", "markdown", "terminal", "junit"]
 
 
@@ -16,7 +18,7 @@ def report(
     *,
     out: Annotated[Path | None, Parameter(name=["--out", "-o"])] = None,
     format: Format = "html",
-    require: tuple[str, ...] = (),
+    require: Annotated[tuple[str, ...], ONE_WAY] = (),
 ) -> int:
     """Write the report of a finished run again, from its result.json.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -22,9 +23,14 @@ _ANSWERS = {Answer.SHOWN: "green", Answer.REFUTED: "bold red", Answer.INCONCLUSI
 _WIDEST_DRAWING = 64  # pixels; two a line of text
 
 
+def _console() -> Console:
+    """Of standard output; what goes to a file or a pipe is broken into lines only where it is very long."""
+    return Console(highlight=False, width=None if sys.stdout.isatty() else 160)
+
+
 def print_summary(summary: AuditSummary, *, console: Console | None = None) -> None:
     """Print what a finished audit came to: doubts first, then the key figures with their intervals."""
-    out = console or Console(highlight=False)
+    out = console or _console()
     for doubt in summary.doubts:
         out.print(Text(f"Reason to doubt: {doubt}", "yellow"))
     out.print(Text(headline(summary), "bold"))
@@ -66,7 +72,7 @@ def print_figures(
     summaries: Mapping[str, AuditSummary], proven: Mapping[str, Proven], *, console: Console | None = None
 ) -> None:
     """Print the key figures of several audits side by side, and whether their difference can be chance."""
-    out = console or Console(highlight=False)
+    out = console or _console()
     for name, summary in summaries.items():
         for doubt in summary.doubts:
             out.print(Text(f"Reason to doubt {name}: {doubt}", "yellow"))

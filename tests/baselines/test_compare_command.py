@@ -67,6 +67,16 @@ def test_the_command_writes_and_prints_the_comparison(
     assert (out / "adversarial.npz").is_file()
 
 
+def test_where_no_paired_test_shows_a_difference_that_is_said(
+    model: Path, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--attacks", "game,one-scan", "--queries", "1", "--pixels", "1,2", "--threads", "1"]
+    assert run(["compare", str(model), str(data), *options]) == 0
+    assert (
+        "none of 2 tests, each at 0.05, not corrected for their number, shows a difference" in capsys.readouterr().out
+    )
+
+
 @pytest.mark.parametrize(
     "wrong",
     [["--attacks", "nothing"], ["--images", "0"], ["--pixels", "x"], ["--queries", "0"], ["--attacks", "game,game"]],

@@ -20,6 +20,11 @@ def test_prepare_is_image_times_scale_minus_mean_over_std_in_the_models_order() 
     assert got == pytest.approx(wanted.transpose(0, 3, 1, 2), abs=1e-6)
 
 
+def test_numbers_may_be_fractions_of_decimal_numbers() -> None:
+    spec = InputSpec("NHWC", "RGB", "1/127.5", "0.5/0.5", ("1", "2.5/5", 2))  # type: ignore[arg-type]
+    assert (spec.scale, spec.mean, spec.std) == (1 / 127.5, (1.0,), (1.0, 0.5, 2.0))
+
+
 def test_a_model_that_takes_eight_bits_gets_whole_numbers() -> None:
     image8 = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1)
     got = InputSpec("NHWC", "gray", 1.0).prepare(image8.astype(np.float32) / np.float32(255))
@@ -32,6 +37,8 @@ def test_a_model_that_takes_eight_bits_gets_whole_numbers() -> None:
         ({"layout": "CHW"}, "NHWC, NCHW"),
         ({"channels": "rgb"}, "RGB, BGR, gray"),
         ({"scale": "1/0"}, "fraction"),
+        ({"scale": "1/2/3"}, "fraction"),
+        ({"scale": "/255"}, "fraction"),
         ({"scale": 0}, "> 0"),
         ({"std": (1.0, 0.0, 1.0)}, "std"),
         ({"mean": (1.0, 0.0)}, "3 channels"),

@@ -88,7 +88,7 @@ def test_the_terminal_says_doubts_first_then_the_counts() -> None:
     text = told(console)
     assert text.index("it does not repeat") < text.index("2 of 3 images survive")
     assert "1 of 3" in text
-    assert "at least 99.0% survive 3" in text
+    assert "at least 99.0% survive 3 pixels; inconclusive" in text
 
 
 def test_the_terminal_does_not_take_names_for_its_own_markup() -> None:
