@@ -59,9 +59,8 @@ class _Play:
         self.rng, self.tuning = rng, tuning
         self.palette = Palette(task.image, task.settings.values, task.settings.tau, eight_bit=task.eight_bit)
         height, width, _ = task.image.shape
-        self.shape = (height, width)
         far = min(height, width) > LARGE
-        self.image, self.sift = task.image, task.settings.guide == "sift"
+        self.image, self.shape, self.sift = task.image, (height, width), task.settings.guide == "sift"
         self.features = features_of(task)
         self.beliefs = Beliefs(
             self.palette, self.shape, regions_of(task, self.features), rng=rng, reach=4.0 if far else 2.0, far=far
@@ -78,8 +77,7 @@ class _Play:
         self.best: State | None = None
         self.dots = self.built = State.empty()
         self.until = 0  # queries left at which the stage is over
-        self.notes = task.notes
-        heard = task.notes.scores
+        self.notes, heard = task.notes, task.notes.scores
         self.rivals = Rivals(heard[0], task.label) if heard is not None and task.target is None else None
         # What is asked again is remembered by the driver and costs nothing.
         self.asked = Asked(self.beliefs.cells, self.rivals)
@@ -95,6 +93,8 @@ class _Play:
             self.dots = yield from spread(self)
         for spent in [self.queries] if self.large else stages(self.queries):
             self.until = self.queries - spent
+            if self.best is None and spent > FIRST_STAGE and not (self.large or self.label_only):
+                yield from spread(self)
             yield from self._stage(spent)
             if self.best is not None and len(self.best) == 1:
                 return

@@ -140,6 +140,19 @@ def test_a_plateau_is_crossed() -> None:
     assert result.l0_pixels == 4
 
 
+def test_a_small_image_that_only_one_colour_nearly_everywhere_flips_is_flipped() -> None:
+    """Single edits tell nothing, a few white ones that white is right; sets drawn at random are half of them black."""
+
+    def score(images: np.ndarray) -> np.ndarray:
+        white = (images.reshape(len(images), -1) == 1).sum(axis=1)
+        margin = np.select([white >= 180, white >= 4], [-1.0, 0.9], 1.0)
+        return np.stack([margin, np.zeros(len(images))], axis=1).astype(np.float32)
+
+    (result,) = attack(score, np.full((1, 16, 16, 1), 128, np.uint8), queries=600)
+    assert result.l0_pixels is not None
+    assert 180 <= result.l0_pixels <= 256
+
+
 def test_the_label_alone_is_enough() -> None:
     rng = np.random.default_rng(2)
     weights = rng.normal(size=(8, 8, 1))
