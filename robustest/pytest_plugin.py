@@ -166,10 +166,13 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     if not claims:
         return
     terminalreporter.section("robustness")
+    doubts: set[str] = set()  # each is said once, though several claims may rest on one audit
     for _, (test, headline, *lines) in claims:
         terminalreporter.line(f"{test}: {headline}")
         for line in lines:
-            terminalreporter.line(f"    {line}")
+            if line not in doubts:
+                terminalreporter.line(f"    {line}")
+        doubts.update(line for line in lines if line.startswith("reason to doubt: "))
     confidence = float(config.getini("robustest_confidence"))
     if len(claims) > _FAMILY:
         level = 1 - len(claims) * (1 - confidence)

@@ -93,6 +93,23 @@ def test_one_passes_one_fails_with_counts_one_is_inconclusive(project: pytest.Py
     assert "proven: median pixels to flip &gt;= 4" in page
 
 
+def test_what_is_to_be_doubted_of_an_audit_is_said_once_with_the_claims(project: pytest.Pytester) -> None:
+    project.makepyfile(
+        test_lamps="""
+def test_copies(robustness, lamps):
+    twice = lamps.take([*range(20), *range(20)])
+    estimate = robustness.audit("lamp_model:lamp", twice, queries=150, images=40)
+    assert estimate.survives(pixels=2) >= 0.6
+    assert estimate.median_pixels >= 3
+"""
+    )
+    result = run(project, "--robustest-report=claims.html")
+    result.assert_outcomes(passed=1)
+    told = "reason to doubt: 20 of 40 images are copies of others."
+    assert result.stdout.str().count(told) == 1
+    assert told in (project.path / "claims.html").read_text()
+
+
 def test_the_same_on_two_workers_that_share_one_audit(project: pytest.Pytester) -> None:
     run(project, "-n", "2").assert_outcomes(passed=1, failed=2)
     runs = [path for path in (project.path / ".robustest" / "runs").iterdir() if path.is_dir()]

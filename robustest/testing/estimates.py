@@ -82,7 +82,7 @@ class Estimate:
             share = self.summary.clean_accuracy
             share = share_of(share.count, share.of, confidence=self.confidence)
             counted = f"{share.count} of {share.of} images right: {_percent(self.confidence)} interval [{share.low:.3f}, {share.high:.3f}]"
-            return Interval(share.low, share.high, (counted,))
+            return Interval(share.low, share.high, (counted, *self._doubts()))
 
         return self._quantity("clean accuracy", measure, self._plan_share)
 
@@ -95,7 +95,7 @@ class Estimate:
         )
 
     def _where(self) -> tuple[str, ...]:
-        """The worst image and the command to see it."""
+        """The worst image, the command to see it, and what is to be doubted."""
         found = [record for record in self.summary.records if record.flipped and record.distances is not None]
         lines = []
         if found:
@@ -107,7 +107,10 @@ class Estimate:
             )
         if self.summary.folder is not None:
             lines.append(f"see it: robustest report {self.summary.folder}")
-        return tuple(lines)
+        return (*lines, *self._doubts())
+
+    def _doubts(self) -> tuple[str, ...]:
+        return tuple(f"reason to doubt: {doubt}" for doubt in self.summary.doubts)
 
     def _quantity(self, name: str, measure: Callable[[], Interval], plan: Callable[[str, float], None]) -> Quantity:
         return Quantity(

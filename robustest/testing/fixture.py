@@ -135,7 +135,8 @@ class Robustness:
         """Prove, image by image, a distance within which nothing is misclassified; needs the extra `bounds`.
 
         Args:
-            norm: of the distance. seconds: for each image. The rest is as in `audit`.
+            norm: of the distance. seconds: CPU time for each image; how far a proof gets in it varies a little from run to run, so
+                a threshold needs room. The rest is as in `audit`.
         """
         if norm not in _NORMS:
             raise InvalidSetting(f"norm must be one of {', '.join(_NORMS)}; got {norm!r}.")
