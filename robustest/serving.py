@@ -241,6 +241,7 @@ def served_model(
     *,
     name: str = "model",
     threads: int | None = None,
+    trust_model: str | None = None,
 ) -> ServedModel:
     """What to serve for a model that `load_classifier` takes.
 
@@ -248,14 +249,14 @@ def served_model(
     layout NHWC and scale 1/255.
 
     Args:
-        name: that clients use. threads: of an ONNX model's own arithmetic.
+        name: that clients use. threads: of an ONNX model's own arithmetic. trust_model: see `load_classifier`.
 
     Raises:
         RobustestError: the model cannot be loaded. InvalidSetting: the name cannot stand in a URL.
     """
     if not name or "/" in name or not name.isprintable():
         raise InvalidSetting(f"name must be one word that can stand in a URL; got {name!r}.")
-    classifier: Classifier = load_classifier(path_or_callable, spec, threads=threads)
+    classifier: Classifier = load_classifier(path_or_callable, spec, threads=threads, trust_model=trust_model)
     file = getattr(classifier, "path", None)
     if file is not None:
         return _onnx_model(file, name, classifier.info.classes, threads)

@@ -162,7 +162,7 @@ def test_plan_work_status_finish_give_the_result_of_audit(
     now = json.loads(capsys.readouterr().out)
     assert (now["done"], now["shards"], now["counted"]["done"], now["images"]) == (2, 4, 8, 16)
     assert run(["work", many]) == 0
-    assert "all 4 shards done" in capsys.readouterr().out
+    assert "all 4 shards are done" in capsys.readouterr().out
     assert run(["status", many]) == 0
     assert "16 of 16 done (100.0%)" in capsys.readouterr().out
     assert run(["finish", many, "--require", "1:0.5"]) == 0

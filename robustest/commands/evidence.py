@@ -40,6 +40,7 @@ def verify(
     replay: int = 0,
     model: str | None = None,
     input: Path | None = None,
+    trust_model: str | None = None,
     allowed_signers: Path | None = None,
     signer: str | None = None,
 ) -> int:
@@ -50,6 +51,7 @@ def verify(
         replay: how many adversarial images to score again; needs --model.
         model: the model that was audited; its digest is compared, and certificates are rechecked.
         input: TOML file with its input spec; the bundle's own if not given.
+        trust_model: sha256:<digest> of a model file that may run code when it is loaded (pickles and the like).
         allowed_signers: file of allowed signers, as ssh-keygen reads it.
         signer: who must have signed, as named in that file.
     """
@@ -64,7 +66,7 @@ def verify(
             spec = InputSpec(**json.loads((bundle / "model.json").read_text(encoding="utf-8"))["spec"])
         except (OSError, ValueError, KeyError, TypeError):
             spec = None  # verification will name the file; the model's own spec is used
-    classifier = load_classifier(model, spec) if model is not None else None
+    classifier = load_classifier(model, spec, trust_model=trust_model) if model is not None else None
     found = verify_bundle(bundle, replay=replay, classifier=classifier, allowed_signers=allowed_signers, signer=signer)
     for line in found.checked:
         print(f"  checked  {line}")

@@ -13,6 +13,7 @@ def serve(
     port: int = 8000,
     name: str = "model",
     input: Path | None = None,
+    trust_model: str | None = None,
     threads: int | None = None,
 ) -> int:
     """Serve a model over the Open Inference Protocol (HTTP, binary tensors and JSON), to try things.
@@ -23,11 +24,14 @@ def serve(
         port: to listen on; 0 for any that is free.
         name: of the model in its URL.
         input: TOML file with the input spec.
+        trust_model: sha256:<digest> of a model file that may run code when it is loaded (pickles and the like).
         threads: of an ONNX model's own arithmetic; all cores if not given.
     """
     from robustest.serving import InferenceServer, served_model
 
-    server = InferenceServer(served_model(model, input, name=name, threads=threads), host, port)
+    server = InferenceServer(
+        served_model(model, input, name=name, threads=threads, trust_model=trust_model), host, port
+    )
     print(f"serving {model}; Ctrl-C stops it. Audit it with:\n  robustest audit {server.url} IMAGES", flush=True)
     try:
         server.serve()

@@ -54,6 +54,7 @@ def plan(
     """
     from robustest.audit.run import check_call, image_set, plan_run
     from robustest.errors import InvalidSetting
+    from robustest.report.words import plural
 
     settings = attack.settings()
     check_call(settings, workers=1, limit=limit)
@@ -77,7 +78,7 @@ def plan(
         shards=shards,
         command=command_line("audit", model, images, settings, limit, spec),
     )
-    print(f"{out}: {made.data.count} images in {made.shards} shards. Next: robustest work {out}")
+    print(f"{out}: {plural(made.data.count, 'image')} in {plural(made.shards, 'shard')}. Next: robustest work {out}")
     return 0
 
 
@@ -166,7 +167,9 @@ def _next_step(run: Path) -> int:
             f"{run}: {planned.shards - len(left)} of {planned.shards} shards done. `robustest status {run}` shows more."
         )
     else:
-        print(f"{run}: all {planned.shards} shards done. Next: robustest finish {run}")
+        print(
+            f"{run}: {'the one shard is' if planned.shards == 1 else f'all {planned.shards} shards are'} done. Next: robustest finish {run}"
+        )
     return 0
 
 

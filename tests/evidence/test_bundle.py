@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import subprocess
@@ -16,6 +17,7 @@ import pytest
 from robustest.audit.run import run_audit
 from robustest.audit.summary import load_summary
 from robustest.classifiers import load_classifier
+from robustest.cli import run
 from robustest.errors import InvalidSetting, RunConflict
 from robustest.evidence.bundle import MANIFEST, write_bundle
 from robustest.evidence.verify import Verification, verify_bundle
@@ -146,6 +148,32 @@ def test_it_refuses_to_overwrite_and_to_replay_without_a_model(bundle: Path, hom
     with pytest.raises(InvalidSetting, match="MANIFEST"):
         verify_bundle(tmp_path)
     assert not [p for p in tmp_path.iterdir() if p.name.startswith(".bundle-")]
+
+
+def test_a_model_that_may_run_code_when_loaded_is_replayed_where_its_digest_is_trusted(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch = pytest.importorskip("torch")
+    layer = torch.nn.Linear(SIDE * SIDE, 2)
+    with torch.no_grad():
+        layer.weight.copy_(torch.stack([torch.zeros(SIDE * SIDE), torch.ones(SIDE * SIDE)]))
+        layer.bias.copy_(torch.tensor([3.5, 0]))
+    file, data = tmp_path / "model.pt", tmp_path / "images.npz"
+    torch.save(torch.nn.Sequential(torch.nn.Flatten(), layer), file)
+    np.savez(
+        data,
+        images=np.zeros((8, SIDE, SIDE, 1), np.uint8) + np.arange(8, dtype=np.uint8)[:, None, None, None],
+        labels=[0] * 8,
+    )
+    trust = ["--trust-model", "sha256:" + hashlib.sha256(file.read_bytes()).hexdigest()]
+    words = ["audit", str(file), str(data), "-o", str(tmp_path / "run"), "--queries", "150", "--channels", "gray"]
+    assert run([*words, *trust]) == 0
+    assert run(["evidence", str(tmp_path / "run"), "-o", str(tmp_path / "bundle"), "--draft"]) == 0
+    replay = ["verify", str(tmp_path / "bundle"), "--replay", "3", "--model", str(file)]
+    assert run(replay) == 2
+    capsys.readouterr()
+    assert run([*replay, *trust]) == 0
+    assert "replayed 3 adversarial images: 3 are misclassified" in capsys.readouterr().out
 
 
 def test_names_with_markup_stay_text_and_the_draft_is_stamped_on_every_page(bundle: Path) -> None:
