@@ -30,15 +30,6 @@ def test_half_a_million_draws_are_numpys(seed: int, odd: bool) -> None:
     assert ours.bit_generator.state == numpys.bit_generator.state
 
 
-@needs_numba
-def test_signs_are_numpys() -> None:
-    compiled.use(True)
-    numpys, ours = np.random.default_rng(9), np.random.default_rng(9)
-    drawn = np.empty(200_000, np.float32)
-    normals.fill(*(draws.words(ours) or pytest.fail("PCG64 is not laid out as known")), normals.tables(), drawn)
-    assert drawn.tobytes() == numpys.standard_normal(len(drawn), dtype=np.float32).tobytes()
-
-
 @pytest.mark.parametrize("layer", [0, 1, 2, 100, 254, 255])
 def test_the_tables_are_numpys(layer: int) -> None:
     """numpy is handed chosen bits: a draw within a layer's places takes no further ones, the next place does."""
