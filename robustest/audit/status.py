@@ -61,13 +61,14 @@ class RunStatus:
         count = self.counted
         tested = count.done - count.excluded
         left = self.seconds_left
+        ahead = "nobody works on it now" if not self.workers else "time left not known yet"
         flipped = f"{count.flipped} of {tested} tested ({count.flipped / tested:.1%})" if tested else "none tested yet"
         lines = [
             f"images      {count.done} of {self.images} done ({count.done / self.images:.1%}), {count.playing} in play",
             f"shards      {self.done} of {self.shards} done",
             f"flipped     {flipped} so far by {attack}; {count.survived} survived, {count.unknown} unknown, {count.excluded} excluded",
             f"queries     {count.queries:,}",
-            f"rate        {self.rate:.3g} images/s, {'nobody works on it now' if left is None else duration(left) + ' left'}",
+            f"rate        {self.rate:.3g} images/s, {ahead if left is None else duration(left) + ' left'}",
         ]
         lines += [
             f"worker      {w.host} process {w.pid}: {len(w.shards)} shards, {w.rate:.3g} images/s, last heard {w.beat}"
