@@ -5,16 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from robustest.audit.summary import AuditSummary, load_summary
 from robustest.classifiers.classifier import Classifier, classes_of
-from robustest.errors import InvalidSetting, RobustestError
+from robustest.errors import InvalidImage, InvalidSetting, RobustestError
 from robustest.evidence.bundle import FORMAT, MANIFEST, SIGNATURE, STATEMENT, UNLISTED
 from robustest.images import as_unit, load_picture
 
@@ -175,15 +176,32 @@ def _check_signature(
         checked.append(f"{MANIFEST} is signed by {signer}")
 
 
+def _array(path: Path) -> NDArray[Any]:
+    """An image that is not 8-bit.
+
+    Raises:
+        InvalidImage: there is none.
+    """
+    try:
+        array = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise InvalidImage(f"it cannot be read: {error}.") from error
+    if not isinstance(array, np.ndarray) or array.ndim != 3:
+        raise InvalidImage("it holds no image (H, W, C).")
+    return array
+
+
 def _check_pictures(folder: Path, summary: AuditSummary, checked: list[str], problems: list[str]) -> None:
-    """Each PNG holds the changed pixels that the result lists."""
+    """Each PNG, or array of an image that is not 8-bit, holds the changed pixels that the result lists."""
     good = 0
+    read: Callable[[Path], NDArray[Any]] = load_picture if summary.data.eight_bit else _array
+    suffix = "png" if summary.data.eight_bit else "npy"
     for record in summary.records:
-        if not record.flipped or record.pixels is None or not summary.data.eight_bit:
+        if not record.flipped or record.pixels is None:
             continue
-        name = f"adversarial/{record.index:06d}.png"
+        name = f"adversarial/{record.index:06d}.{suffix}"
         try:
-            picture = load_picture(folder / name)
+            picture = read(folder / name)
         except RobustestError as error:
             problems.append(f"{name}: {error}")
             continue

@@ -176,6 +176,22 @@ def test_a_model_that_may_run_code_when_loaded_is_replayed_where_its_digest_is_t
     assert "replayed 3 adversarial images: 3 are misclassified" in capsys.readouterr().out
 
 
+def test_arrays_of_images_that_are_not_8_bit_are_compared_with_the_result(home: Path, tmp_path: Path) -> None:
+    values = np.random.default_rng(0).random((4, SIDE, SIDE, 1), dtype=np.float32) * np.float32(0.1)
+    data = ImageSet(values, np.zeros(4, np.int64), tuple("abcd"))
+    run_audit(load_classifier(home / "model.onnx"), data, settings=AttackSettings(queries=120), out=tmp_path / "run")
+    bundle = write_bundle(tmp_path / "run", tmp_path / "bundle", draft=True)
+    found = check(bundle, home)
+    assert found.problems == ()
+    assert "4 adversarial images hold the pixels that result.json lists" in found.checked
+    changed = np.load(bundle / "adversarial" / "000001.npy")
+    np.save(bundle / "adversarial" / "000001.npy", np.zeros_like(changed))
+    (bundle / "adversarial" / "000002.npy").write_bytes(b"no array")
+    told = "\n".join(check(bundle, home, replay=0).problems)
+    assert "adversarial/000001.npy: does not have the changed pixels of result.json" in told
+    assert "adversarial/000002.npy: it cannot be read" in told
+
+
 def test_names_with_markup_stay_text_and_the_draft_is_stamped_on_every_page(bundle: Path) -> None:
     for page in ("report.html", "argument/gsn.svg"):
         assert "<b>0</b>" not in (bundle / page).read_text()
