@@ -128,6 +128,7 @@ def main() -> None:
     print(f"  audit         {speed.audit_per_second:10.1f} queries/s")
     print(f"  ratio         {speed.ratio:10.3f}  ({low:.3f} to {high:.3f})")
     print("  " + ", ".join(f"{name} {100 * share:.0f}%" for name, share in speed.shares.items()))
+    print("  beside: " + ", ".join(f"{name} {100 * share:.0f}%" for name, share in speed.shares_beside.items()))
 
 
 if __name__ == "__main__":

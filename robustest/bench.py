@@ -13,7 +13,7 @@ import multiprocessing
 import os
 import resource
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from multiprocessing.connection import Connection
@@ -51,9 +51,12 @@ class Speed:
     ratio: median of `ratios`, the second over the first in each turn.
     queries, seconds: of the audit, all turns together.
     peak_memory_bytes: of all processes. compiled: with compiled inner loops.
-    shares: of the workers' seconds: `model` (queries at the raw rate), `render` (drawing and transfer), `tree` (the search's
-        own work), `merge` (batches, memory, records), `wait` (for the classifier with nothing to do). Scoring may run beside
-        the rest, so shares may add up to more than 1.
+    shares: of the processes' seconds, adding up to 1: `tree` (the searches' own work), `merge` (batches, memory, records),
+        `wait` (for the classifier, with nothing to do), `rest` (games that begin and end, finds scored once more); where
+        the classifier scores in between, also `model` (queries at the raw rate, at most what scoring took) and `render`
+        (what scoring took beyond that: drawing, transfer, smaller batches, cores that others used).
+    shares_beside: where it scores in a thread of its own, those of that thread, in the same seconds and adding up to 1,
+        too: `model`, `render`, `idle`; else empty.
     """
 
     model: str
@@ -72,6 +75,7 @@ class Speed:
     peak_memory_bytes: int
     compiled: bool
     shares: dict[str, float]
+    shares_beside: dict[str, float]
 
     def as_json(self) -> dict[str, object]:
         """For files."""
@@ -83,12 +87,14 @@ class Turn:
     """One audit in one process.
 
     queries: sent. seconds: it took. clock: where they went. peak: bytes of the process's memory so far.
+    beside: it scored in a thread of its own.
     """
 
     queries: int
     seconds: float
     clock: Clock
     peak: int
+    beside: bool
 
 
 def measure(
@@ -128,15 +134,7 @@ def measure(
     queries = [sum(part.queries for part in parts[turn * count : (turn + 1) * count]) for turn in range(turns)]
     rates = np.array(queries) / np.array(spans)
     raw = np.maximum(alone, together)
-    work = sum(part.seconds for part in parts)
-    model = float((np.array(queries) / raw).sum()) * count
-    spent = {
-        "model": model,
-        "render": max(sum(part.clock.score for part in parts) - model, 0.0),
-        "tree": sum(part.clock.search for part in parts),
-        "merge": sum(part.clock.merge for part in parts),
-        "wait": sum(part.clock.wait for part in parts),
-    }
+    shares, shares_beside = shares_of(parts, (np.array(queries) / raw).sum() * count)
     return Speed(
         model=classifier.info.source,
         images=len(images),
@@ -153,8 +151,32 @@ def measure(
         seconds=sum(spans),
         peak_memory_bytes=sum(part.peak for part in parts[-count:]),
         compiled=compiled.fast(),
-        shares={name: seconds / work for name, seconds in spent.items()},
+        shares=shares,
+        shares_beside=shares_beside,
     )
+
+
+def shares_of(parts: Sequence[Turn], model: float) -> tuple[dict[str, float], dict[str, float]]:
+    """Where the processes' seconds went, and those of the threads that scored beside them; see `Speed`.
+
+    Args:
+        parts: all turns of all processes. model: seconds of theirs that all queries would take at the raw rate.
+    """
+    work, score = sum(part.seconds for part in parts), sum(part.clock.score for part in parts)
+    model = min(model, score)
+    scoring = {"model": model, "render": score - model}
+    spent = {
+        "tree": sum(part.clock.search for part in parts),
+        "merge": sum(part.clock.merge for part in parts),
+        "wait": sum(part.clock.wait for part in parts),
+    }
+    beside = {}
+    if all(part.beside for part in parts):
+        beside = {**scoring, "idle": work - score}
+    else:
+        spent = {**scoring, **spent}
+    spent["rest"] = work - sum(spent.values())
+    return {name: s / work for name, s in spent.items()}, {name: s / work for name, s in beside.items()}
 
 
 def _answers(classifier: Classifier, images: ImageSet) -> NDArray[np.int64]:
@@ -206,7 +228,8 @@ class _Stage:
         for _, result in found:
             queries += result.queries
         seconds = time.perf_counter() - started
-        return Turn(queries, seconds, clock, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        return Turn(queries, seconds, clock, peak, self.classifier.info.beside)
 
 
 class _Crew(Protocol):

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 import robustest
-from robustest.bench import measure
+from robustest.attack.driver import Clock
+from robustest.bench import Turn, measure, shares_of
 from robustest.classifiers import load_classifier
 from robustest.cli import run
 from robustest.errors import EnvironmentFailure
@@ -45,9 +46,28 @@ def test_queries_rates_and_shares_fit_together(workers: int) -> None:
     assert speed.audit_per_second > 0
     assert speed.raw_per_second >= speed.raw_one_process_per_second
     assert speed.peak_memory_bytes > 10 << 20
-    assert set(speed.shares) == {"model", "render", "tree", "merge", "wait"}
-    assert all(share >= 0 for share in speed.shares.values())
+    assert {"tree", "merge", "wait", "rest"} <= set(speed.shares)
+    for shares in (speed.shares, speed.shares_beside):
+        assert all(share >= -1e-9 for share in shares.values())
+        assert not shares or sum(shares.values()) == pytest.approx(1)
+    assert {"model", "render"} <= set(speed.shares_beside or speed.shares)
     assert {"raw_per_second", "audit_per_second", "ratio", "peak_memory_bytes", "shares"} <= set(speed.as_json())
+
+
+@pytest.mark.parametrize("model", [3.0, 9.0])
+def test_shares_add_up_to_one_for_each_thread(model: float) -> None:
+    """Two processes of 10 s each, scoring for 3 s each; a raw rate measured too low would have the model take 9 s of these 6."""
+    within = Turn(1, 10.0, Clock(score=3.0, search=4.0, merge=1.0, wait=0.0), 0, beside=False)
+    used = min(model, 6.0) / 20
+    assert shares_of([within] * 2, model) == (
+        pytest.approx({"model": used, "render": 0.3 - used, "tree": 0.4, "merge": 0.1, "wait": 0.0, "rest": 0.2}),
+        {},
+    )
+    beside = Turn(1, 10.0, Clock(score=3.0, search=6.0, merge=1.0, wait=2.0), 0, beside=True)
+    assert shares_of([beside] * 2, model) == (
+        pytest.approx({"tree": 0.6, "merge": 0.1, "wait": 0.2, "rest": 0.1}),
+        pytest.approx({"model": used, "render": 0.3 - used, "idle": 0.7}),
+    )
 
 
 def test_speed_does_not_depend_on_who_is_right() -> None:

@@ -82,13 +82,19 @@ def bench(
         f"  ratio          {speed.ratio:12.3f}  ({min(speed.ratios):.3f} to {max(speed.ratios):.3f} in {turns} turns)"
     )
     print(f"  peak memory    {speed.peak_memory_bytes / 2**20:12.0f} MiB")
-    print("  share of the processes' time (scoring may run beside the rest):")
-    for name, share in speed.shares.items():
-        print(f"    {name:12} {share:12.1%}")
+    _print_shares("share of the processes' time:", speed.shares)
+    if speed.shares_beside:
+        _print_shares("beside that, share of the same time in a thread that scores:", speed.shares_beside)
     if json_file is not None:
         with storage(json_file.parent), writing(json_file) as handle:
             handle.write((json.dumps(speed.as_json(), indent=2) + "\n").encode())
     return 0
+
+
+def _print_shares(title: str, shares: dict[str, float]) -> None:
+    print(f"  {title}")
+    for name, share in shares.items():
+        print(f"    {name:12} {share:12.1%}")
 
 
 def _opened(spec: ModelFlags, model: str, device: str | None, threads: int) -> Classifier:
