@@ -20,15 +20,20 @@ class CallableClassifier:
     Args:
         function: takes (N, H, W, C) float32 in [0, 1].
         spec: only `output` is read; None means logits.
-        source: what to call it in reports; its own name if None.
+        source: what to call it in reports; its own name if None. digest: of the file that it was loaded from, if any.
     """
 
     def __init__(
-        self, function: Callable[..., Any], spec: InputSpec | None = None, *, source: str | None = None
+        self,
+        function: Callable[..., Any],
+        spec: InputSpec | None = None,
+        *,
+        source: str | None = None,
+        digest: str | None = None,
     ) -> None:
         name = source or str(getattr(function, "__name__", type(function).__name__))
         self._function = function
-        self._info = ClassifierInfo(source=name, spec=spec or InputSpec())
+        self._info = ClassifierInfo(source=name, spec=spec or InputSpec(), digest=digest)
 
     @property
     def info(self) -> ClassifierInfo:

@@ -117,7 +117,8 @@ def _named(
 
         return OnnxClassifier(path, spec, told=told, threads=threads)
     if suffix in _CODE:
-        return _wrapped(_load_trusted(path, trust_model), spec or _beside(path), told, device=device, source=path.name)
+        value, digest = _load_trusted(path, trust_model)
+        return _wrapped(value, spec or _beside(path), told, device=device, source=path.name, digest=digest)
     if ":" in name and not path.exists():
         return _wrapped(_imported(name), spec, told, device=device, source=name)
     if path.exists():
@@ -179,7 +180,13 @@ def _is_module(value: Any) -> bool:
 
 
 def _wrapped(
-    value: Any, spec: InputSpec | None, told: Mapping[str, Any], *, device: str | None, source: str | None
+    value: Any,
+    spec: InputSpec | None,
+    told: Mapping[str, Any],
+    *,
+    device: str | None,
+    source: str | None,
+    digest: str | None = None,
 ) -> Classifier:
     if hasattr(value, "info") and hasattr(value, "canvas"):
         return cast("Classifier", value)
@@ -187,19 +194,20 @@ def _wrapped(
         from robustest.classifiers.torch_module import TorchClassifier
 
         make: Callable[[InputSpec | None], Classifier] = functools.partial(
-            TorchClassifier, value, device=device, source=source
+            TorchClassifier, value, device=device, source=source, digest=digest
         )
     elif callable(value):
         from robustest.classifiers.callables import CallableClassifier
 
-        make = functools.partial(CallableClassifier, value, source=source)
+        make = functools.partial(CallableClassifier, value, source=source, digest=digest)
     else:
         raise InvalidSetting(f"a classifier must be a path or callable; got {type(value).__name__}.")
     made = make(spec)
     return make(replace(made.info.spec, **told)) if told else made
 
 
-def _load_trusted(path: Path, trust_model: str | None) -> Any:
+def _load_trusted(path: Path, trust_model: str | None) -> tuple[Any, str]:
+    """What a file holds that may run code when loaded, and its digest, which must be the trusted one."""
     if not path.is_file():
         raise ModelError(f"MODEL {str(path)!r} does not exist.")
     with path.open("rb") as handle:
@@ -216,9 +224,9 @@ def _load_trusted(path: Path, trust_model: str | None) -> Any:
     suffix = path.suffix.lower()
     try:
         if suffix == ".pt2":
-            return _exported(torch.export.load(path), path)
+            return _exported(torch.export.load(path), path), digest
         if suffix in (".ts", ".torchscript"):
-            return torch.jit.load(str(path)).eval()  # type: ignore[no-untyped-call]
+            return torch.jit.load(str(path)).eval(), digest  # type: ignore[no-untyped-call]
         loaded = torch.load(path, map_location="cpu", weights_only=False)
     except Exception as error:  # unpickling can raise anything
         raise ModelError(f"MODEL {path.name!r} cannot be loaded: {type(error).__name__}: {error}") from error
@@ -227,7 +235,7 @@ def _load_trusted(path: Path, trust_model: str | None) -> Any:
             f"MODEL {path.name!r} holds a {type(loaded).__name__}, not a module. A state dict needs its network: write "
             "module:callable that builds it and loads these weights."
         )
-    return loaded.eval() if isinstance(loaded, torch.nn.Module) else loaded
+    return (loaded.eval() if isinstance(loaded, torch.nn.Module) else loaded), digest
 
 
 def _exported(program: Any, path: Path) -> Any:

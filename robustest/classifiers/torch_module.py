@@ -34,6 +34,7 @@ class TorchClassifier:
         module: takes (N, C, H, W) or (N, H, W, C) float32 as `spec` says, returns (N, K) scores.
         spec: input spec; None means NCHW RGB in [0, 1] and logits.
         device: where to run; None for where the module's parameters are.
+        source: what to call it in reports; its class's name if None. digest: of the file that it was loaded from, if any.
 
     Raises:
         InvalidSetting: the module is in training mode, or the device is not there.
@@ -46,6 +47,7 @@ class TorchClassifier:
         *,
         device: str | None = None,
         source: str | None = None,
+        digest: str | None = None,
     ) -> None:
         if module.training:
             raise InvalidSetting(
@@ -63,6 +65,7 @@ class TorchClassifier:
         self._spec = spec or InputSpec(layout="NCHW")
         self._info = ClassifierInfo(
             source=source or type(module).__name__,
+            digest=digest,
             spec=self._spec,
             image_shape=(None, None, self._spec.channel_count),
             padded_batch=256 if self._device.type == "cuda" else 32,

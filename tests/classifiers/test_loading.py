@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import operator
 import pickle
 from pathlib import Path
 
@@ -85,7 +86,16 @@ def test_a_trusted_module_loads_by_its_digest(tmp_path: Path) -> None:
     with pytest.raises(UntrustedModel) as refusal:
         load_classifier(path)
     digest = str(refusal.value).split("--trust-model ")[1]
+    trusted = load_classifier(path, told={"output": "probabilities"}, trust_model=digest)
+    assert trusted.info.digest == hashlib.sha256(path.read_bytes()).hexdigest()
     assert load_classifier(path, trust_model=digest)(RNG.random((2, 4, 4, 3), dtype=np.float32)).shape == (2, 3)
+
+
+def test_a_trusted_function_has_the_digest_of_its_file(tmp_path: Path) -> None:
+    path = tmp_path / "model.pkl"
+    torch.save(operator.itemgetter(0), path)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert load_classifier(path, trust_model=f"sha256:{digest}").info.digest == digest
 
 
 def test_a_trusted_exported_program_is_its_trace_and_none_of_training(tmp_path: Path) -> None:

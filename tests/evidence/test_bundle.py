@@ -174,6 +174,15 @@ def test_a_model_that_may_run_code_when_loaded_is_replayed_where_its_digest_is_t
     capsys.readouterr()
     assert run([*replay, *trust]) == 0
     assert "replayed 3 adversarial images: 3 are misclassified" in capsys.readouterr().out
+    with torch.no_grad():
+        layer.bias += 1  # another model in a file of the same name
+    torch.save(torch.nn.Sequential(torch.nn.Flatten(), layer), file)
+    other = ["--trust-model", "sha256:" + hashlib.sha256(file.read_bytes()).hexdigest()]
+    assert run([*replay, *other]) != 0
+    told = capsys.readouterr()
+    assert "sha256" in told.out + told.err
+    assert run([*words, *other]) == 2
+    assert "holds another audit: model " in capsys.readouterr().err
 
 
 def test_arrays_of_images_that_are_not_8_bit_are_compared_with_the_result(home: Path, tmp_path: Path) -> None:
