@@ -147,6 +147,19 @@ def test_pictures_left_out_are_counted_and_named(
     assert "12.png and 7 more" in said
 
 
+def test_a_single_shard_is_said_as_one(
+    data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    planned = str(tmp_path / "run")
+    assert run(["plan", NAME, data, "-o", planned, "--queries", "40", "--shards", "1"]) == 0
+    assert "16 images in 1 shard." in capsys.readouterr().out
+    monkeypatch.setattr("robustest.audit.supervise.supervise", lambda *_, **__: None)  # somebody else holds it
+    assert run(["work", planned, "--no-wait"]) == 0
+    assert "0 of 1 shard done" in capsys.readouterr().out
+    assert run(["finish", planned]) == 2
+    assert "its one shard is left" in capsys.readouterr().err
+
+
 def test_plan_work_status_finish_give_the_result_of_audit(
     data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -52,8 +52,9 @@ def finish_run(run: Path, plan: Plan) -> AuditSummary:
     check_valid(run)
     left = unfinished(run, plan)
     if left:
+        some = f"{len(left)} of {plan.shards} shards are left, the first is {left[0]}"
         raise RunConflict(
-            f"the run {str(run)!r} is not finished: {len(left)} of {plan.shards} shards are left, the first is {left[0]}. "
+            f"the run {str(run)!r} is not finished: {some if plan.shards > 1 else 'its one shard is left'}. "
             "Run `robustest work` on it."
         )
     with storage(run):

@@ -71,10 +71,11 @@ class RunStatus:
             f"rate        {self.rate:.3g} images/s, {ahead if left is None else duration(left) + ' left'}",
         ]
         lines += [
-            f"worker      {w.host} process {w.pid}: {len(w.shards)} shards, {w.rate:.3g} images/s, last heard {w.beat}"
+            f"worker      {w.host} process {w.pid}: {len(w.shards)} shard{'s' * (len(w.shards) > 1)}, "
+            f"{w.rate:.3g} images/s, last heard {w.beat}"
             for w in self.workers
         ]
-        lines += [f"failures    {times} workers died: {how}" for how, times in self.failures.items()]
+        lines += [f"failures    {times} worker{'s' * (times > 1)} died: {how}" for how, times in self.failures.items()]
         if self.finished:
             lines.append("finished    the result is written")
         return lines

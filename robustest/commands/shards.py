@@ -153,18 +153,21 @@ def work(
 
 
 def _shards_done(done: int, of: int) -> None:
-    print(f"robustest: {done} of {of} shards done", file=sys.stderr)
+    from robustest.report.words import plural
+
+    print(f"robustest: {done} of {plural(of, 'shard')} done", file=sys.stderr)
 
 
 def _next_step(run: Path) -> int:
     from robustest.audit.finish import unfinished
     from robustest.audit.plan import load_plan
+    from robustest.report.words import plural
 
     planned = load_plan(run)
     left = unfinished(run, planned)
     if left:
         print(
-            f"{run}: {planned.shards - len(left)} of {planned.shards} shards done. `robustest status {run}` shows more."
+            f"{run}: {planned.shards - len(left)} of {plural(planned.shards, 'shard')} done. `robustest status {run}` shows more."
         )
     else:
         print(

@@ -13,6 +13,7 @@ from robustest.report.rendering import render
 from robustest.report.words import Table, interval, percent, plural
 
 _MOST_ROWS = 1000
+_MOST_NAMED = 3  # attacks that a sentence names
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,10 +67,16 @@ def compared_headline(comparison: Comparison) -> str:
     if not scored:
         return "None of the attacks could be run."
     best = max(count for count, _ in scored)
+    if not best:
+        return f"No attack flips any of {plural(len(comparison), 'image')} within {plural(most, 'pixel')}."
     names = [name for count, name in scored if count == best]
+    flips = f"within {plural(most, 'pixel')}: {best:,} of {plural(len(comparison), 'image')}"
+    if len(names) == len(scored) > 1:
+        return f"{'Both' if len(names) == 2 else f'All {len(names)}'} attacks flip as many {flips}."
+    if len(names) > _MOST_NAMED:
+        return f"{len(names)} of {len(scored)} attacks share the most flips {flips}."
     who = names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
-    verb = "flips" if len(names) == 1 else "flip"
-    return f"{who} {verb} most within {most} pixels: {best:,} of {plural(len(comparison), 'image')}."
+    return f"{who} {'flips' if len(names) == 1 else 'flip'} most {flips}."
 
 
 def success_table(comparison: Comparison) -> Table:

@@ -58,11 +58,23 @@ OURS, THEIRS = row("game", [1, 3, 5, None]), row("other", [1, 9, None, None])
 
 def test_the_headline_names_who_flips_most() -> None:
     assert compared_headline(comparison(OURS, THEIRS)) == "game flips most within 5 pixels: 3 of 4 images."
-    assert compared_headline(comparison(OURS, row("twin", [2, 2, 2, None]))) == (
-        "game and twin flip most within 5 pixels: 3 of 4 images."
+    twin = row("twin", [2, 2, 2, None])
+    assert (
+        compared_headline(comparison(OURS, twin, THEIRS)) == "game and twin flip most within 5 pixels: 3 of 4 images."
     )
     absent = Row(name="absent", access="gradients", runs=(), note="needs gradients")
     assert compared_headline(comparison(absent)) == "None of the attacks could be run."
+
+
+def test_the_headline_counts_attacks_that_tie_in_place_of_listing_them() -> None:
+    equal = [row(name, [1, 2, 3, None]) for name in "abcd"]
+    assert compared_headline(comparison(*equal[:2])) == "Both attacks flip as many within 5 pixels: 3 of 4 images."
+    assert compared_headline(comparison(*equal)) == "All 4 attacks flip as many within 5 pixels: 3 of 4 images."
+    assert compared_headline(comparison(*equal, THEIRS)) == (
+        "4 of 5 attacks share the most flips within 5 pixels: 3 of 4 images."
+    )
+    nothing = [row(name, [None, 9, None, None]) for name in "ab"]
+    assert compared_headline(comparison(*nothing)) == "No attack flips any of 4 images within 5 pixels."
 
 
 def test_success_is_counted_at_each_number_of_pixels() -> None:
