@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from robustest.bounds.recheck_bounds import Leaf, Slopes, least_margins
+from robustest.bounds.recheck_bounds import Leaf, Slopes, Tell, least_margins
 from robustest.bounds.recheck_layers import Array, Model
 from robustest.bounds.recheck_model import read_model
 from robustest.bounds.recheck_signs import least_margin
@@ -81,12 +81,13 @@ class _Part:
     groups: Groups
 
 
-def recheck(path: str | Path, model: str | Path, *, nearer: bool = False) -> Verdict:
+def recheck(path: str | Path, model: str | Path, *, nearer: bool = False, tell: Tell = lambda *_: None) -> Verdict:
     """Check a certificate against a model file.
 
     Args:
         path: of the certificate. model: of the ONNX file that it is about.
         nearer: where a ball is not confirmed, seek a smaller one that is, which takes some times as long; the reason names it.
+        tell: see `Tell`.
 
     Raises:
         InvalidSetting: the file is not a certificate of a version that is known here.
@@ -98,10 +99,10 @@ def recheck(path: str | Path, model: str | Path, *, nearer: bool = False) -> Ver
     if model_digest(Path(model)) != content["model"]["sha256"]:
         return Verdict(Finding.WRONG_MODEL, 0, None, "", time.thread_time() - started)
     network = read_model(Path(model), content["spec"], image.shape)
-    found = _proved(content, image, network)
+    found = _proved(content, image, network, tell)
     if nearer and found.finding is Finding.NOT_CONFIRMED and content["claim"]["kind"] == "ball":
         radius = float(content["claim"]["radius"])
-        within = _largest(content, image, network, radius)
+        within = _largest(content, image, network, radius, tell)
         words = (
             f"A radius of {rounded_down(within)} in place of {radius:.6g} is confirmed."
             if within
@@ -111,18 +112,20 @@ def recheck(path: str | Path, model: str | Path, *, nearer: bool = False) -> Ver
     return replace(found, seconds=time.thread_time() - started)
 
 
-def _largest(content: dict[str, Any], image: NDArray[np.float32], network: Model, radius: float) -> float | None:
+def _largest(
+    content: dict[str, Any], image: NDArray[np.float32], network: Model, radius: float, tell: Tell
+) -> float | None:
     """A radius, near the largest, at which a ball is confirmed; None where a hundredth of the claimed one is not."""
     low, high = 0.0, radius
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
         claim = {**content["claim"], "radius": middle}
-        confirmed = _proved({**content, "claim": claim}, image, network).finding is Finding.CONFIRMED
+        confirmed = _proved({**content, "claim": claim}, image, network, tell).finding is Finding.CONFIRMED
         low, high = (middle, high) if confirmed else (low, middle)
     return low or None
 
 
-def _proved(content: Mapping[str, Any], image: NDArray[np.float32], network: Model) -> Verdict:
+def _proved(content: Mapping[str, Any], image: NDArray[np.float32], network: Model, tell: Tell) -> Verdict:
     """Prove a certificate's claim anew; the seconds are left open."""
     classes = network.layers[-1].size
     label, target = content["label"], content["target"]
@@ -137,7 +140,7 @@ def _proved(content: Mapping[str, Any], image: NDArray[np.float32], network: Mod
         walk = _Walk(content, image)
         slopes = _slopes(content["slopes"], network, rivals) if content.get("slopes") else None
         while (leaf := walk.next()) is not None:
-            margin, influence = _bounded(network, leaf, rows, slopes)
+            margin, influence = _bounded(network, leaf, rows, slopes, tell)
             if margin > 0:
                 leaves, lowest = leaves + 1, margin if lowest is None else min(lowest, margin)
             elif not walk.refine(influence):
@@ -149,12 +152,12 @@ def _proved(content: Mapping[str, Any], image: NDArray[np.float32], network: Mod
     return Verdict(Finding.CONFIRMED, leaves, lowest, "", 0.0)
 
 
-def _bounded(network: Model, leaf: Leaf, rows: Array, slopes: Slopes | None) -> tuple[float, Array]:
+def _bounded(network: Model, leaf: Leaf, rows: Array, slopes: Slopes | None, tell: Tell) -> tuple[float, Array]:
     """The least margin over a leaf, less what its softmax may tie, and how much each dimension's move matters to it."""
     if any(layer.zero is not None for layer in network.layers):
         least, influence = least_margin(network, leaf, rows)
     else:
-        margins, influence = least_margins(network, leaf, rows, slopes)
+        margins, influence = least_margins(network, leaf, rows, slopes, tell=tell)
         least = float(margins.min())
     return least - network.tie, influence
 

@@ -8,7 +8,7 @@ float64's unit, taken generously.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -82,6 +82,9 @@ class Slopes:
     between: dict[int, tuple[dict[int, Array], dict[int, Array]]]
 
 
+Tell = Callable[[int, int, int], None]
+"""Is told, while a layer is bounded: which layer, and how many of its undecided entries are done, of how many."""
+
 Ways = tuple[tuple[Array, Array], tuple[Array, Array]]
 """Of a move downwards and of one upwards: what a unit of it takes, (R, n) >= 0, and how far the box lets it go, (n,)."""
 
@@ -143,11 +146,13 @@ class _State:
     noise: list[Array]
 
 
-def least_margins(model: Model, leaf: Leaf, rows: Array, slopes: Slopes | None = None) -> tuple[Array, Array]:
+def least_margins(
+    model: Model, leaf: Leaf, rows: Array, slopes: Slopes | None = None, *, tell: Tell = lambda *_: None
+) -> tuple[Array, Array]:
     """Lower bounds of linear forms of the executed scores over a leaf.
 
     Args:
-        model: the network. leaf: a set of images. rows: (R, K) forms. slopes: to try as well.
+        model: the network. leaf: a set of images. rows: (R, K) forms. slopes: to try as well. tell: see `Tell`.
 
     Returns:
         (R,) bounds; (n,) how much each dimension's move can take from the form with the least bound.
@@ -162,7 +167,14 @@ def least_margins(model: Model, leaf: Leaf, rows: Array, slopes: Slopes | None =
         low, high = low - noise, high + noise
         if at in readers:
             _tighten(
-                model, at, leaf, state, low, high, ({}, {}) if slopes is None else slopes.between.get(at, ({}, {}))
+                model,
+                at,
+                leaf,
+                state,
+                low,
+                high,
+                ({}, {}) if slopes is None else slopes.between.get(at, ({}, {})),
+                tell,
             )
         state.low.append(np.minimum(low, base[at]))
         state.high.append(np.maximum(high, base[at]))
@@ -218,10 +230,12 @@ def _tighten(
     low: Array,
     high: Array,
     slopes: tuple[dict[int, Array], dict[int, Array]],
+    tell: Tell,
 ) -> None:
     """Narrow the interval of a layer that a ReLU reads, entry by entry, in place; slopes for lower and upper ends."""
     open_rows = np.flatnonzero((low < 0) & (high > 0))
     for start in range(0, len(open_rows), _CHUNK):
+        tell(at, start, len(open_rows))
         part = open_rows[start : start + _CHUNK]
         forms = np.zeros((len(part), model.layers[at].size))
         forms[np.arange(len(part)), part] = 1.0

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import IO, TYPE_CHECKING, Annotated, Any, cast
 
 from cyclopts import Parameter
 
@@ -217,8 +219,25 @@ def recheck(
             raise InvalidSetting(
                 f"--model is missing, and {str(listed)!r} does not name one. Give the model file."
             ) from error
-    verdict = check(file, model, nearer=True)
+    verdict = check(file, model, nearer=True, tell=_reporter(sys.stderr))
+    if sys.stderr.isatty():
+        print("\r\x1b[2K", end="", file=sys.stderr, flush=True)
     print(f"{file.name}: {verdict.finding.value}{' ' + verdict.reason if verdict.reason else ''}")
     lowest = "" if verdict.lowest is None else f", least margin bound {verdict.lowest:.6g}"
     print(f"{verdict.leaves} part(s) proved again{lowest}, {verdict.seconds:.2f} s")
     return {Finding.CONFIRMED: 0, Finding.NOT_CONFIRMED: 3}.get(verdict.finding, 1)
+
+
+def _reporter(stream: IO[str], *, every: float = 0.5) -> Callable[[int, int, int], None]:
+    """Writes one rewritten line of a recheck's progress to a terminal, and nothing elsewhere."""
+    last, started, shown = time.monotonic(), time.monotonic(), stream.isatty()
+
+    def told(layer: int, done: int, of: int) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if shown and now - last > every:
+            last = now
+            stream.write(f"\r\x1b[2Klayer {layer}: {done:,} of {of:,} undecided neurons bounded, {now - started:.0f} s")
+            stream.flush()
+
+    return told

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from scipy import sparse
 
 from robustest.bounds import recheck_bounds
 from robustest.bounds.box_branch import decide_box
@@ -26,13 +28,14 @@ from robustest.bounds.guarantee import Guarantee
 from robustest.bounds.reading import graph_of
 from robustest.bounds.recheck import Finding, recheck
 from robustest.bounds.recheck_bounds import Leaf, Slopes, least_margins
-from robustest.bounds.recheck_layers import Model
+from robustest.bounds.recheck_layers import Layer, Model
 from robustest.bounds.recheck_model import read_model
 from robustest.bounds.region import Region
 from robustest.bounds.slope_certificate import slopes_that_prove
 from robustest.bounds.sparse_branch import decide_sparse
 from robustest.classifiers.onnx_file import OnnxClassifier
 from robustest.classifiers.spec import InputSpec
+from robustest.commands.certify import _reporter
 from robustest.demo import MODELS, demo_images
 from robustest.errors import InvalidSetting
 from robustest.images import as_unit
@@ -421,3 +424,30 @@ def test_the_second_reading_computes_what_onnxruntime_computes(tmp_path: Path) -
         image = rng.random(shape).astype(np.float32)
         ours = read_model(path, table(spec), shape).values(image.astype(np.float64).ravel())[-1]
         assert np.allclose(ours, OnnxClassifier(path, spec)(image[None])[0], rtol=1e-4, atol=1e-4)
+
+
+def test_progress_counts_the_neurons_that_a_box_leaves_undecided() -> None:
+    """x - 0.5, 0.5 - x and x + 1 over [0, 1]: the first two may have either sign."""
+    first = Layer((0,), 3, sparse.csr_matrix([[1.0], [-1.0], [1.0]]), np.array([-0.5, 0.5, 1.0]))
+    layers = (
+        Layer((), 1),
+        first,
+        Layer((1,), 3, leak=0.0),
+        Layer((2,), 2, sparse.csr_matrix(np.ones((2, 3))), np.zeros(2)),
+    )
+    told: list[tuple[int, int, int]] = []
+    leaf = Leaf(np.array([0.5]), np.zeros(1), np.ones(1), "linf")
+    least_margins(Model(layers, ""), leaf, np.eye(2), tell=lambda *counts: told.append(counts))
+    assert told == [(1, 0, 2)]
+
+
+def test_a_recheck_shows_progress_on_a_terminal_alone() -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    shown, hidden = Terminal(), io.StringIO()
+    for stream in (shown, hidden):
+        _reporter(stream, every=-1.0)(3, 200, 1500)
+    assert "layer 3: 200 of 1,500 undecided neurons bounded" in shown.getvalue()
+    assert hidden.getvalue() == ""
