@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from robustest.classifiers.classifier import Classifier
+from robustest.classifiers.classifier import Classifier, failures_of
 from robustest.results import Edits
 
 _LARGEST = 512
@@ -23,6 +23,7 @@ _CALL = 2e-5  # seconds that a call costs besides the model's own: drawing, spli
 _GAIN = 0.97  # a larger batch must be as much faster
 _SHORT = 0.03  # seconds: a call as long as this is not made larger where that was no gain
 _WHILE = 0.01  # seconds that each size is measured for
+_SPOILT = 8  # calls of one size that may be held up by failures before one counts
 _LONG = 1.0  # seconds: larger calls than this only delay the first answer
 _PIXELS = 1 << 23  # of one batch of exactly so many images: they keep any device busy, and larger ones only come later
 _TRIED = 30  # images whose scores are compared at several places of a call: one alone may get the same everywhere
@@ -131,13 +132,19 @@ def best_batch(classifier: Classifier, shape: tuple[int, ...]) -> int:
 
 
 def _seconds(classifier: Classifier, images: NDArray[np.float32]) -> float:
-    """The least that a call took, of at least three and for a while."""
+    """The least that a call took, of at least three and for a while; calls held up by a server's failures do not count."""
     classifier(images)  # the first call of a size allocates
     times: list[float] = []
+    spoilt = 0
     while len(times) < 3 or sum(times) < _WHILE:
+        failed = failures_of(classifier)
         started = time.perf_counter()
         classifier(images)
-        times.append(time.perf_counter() - started)
+        seconds = time.perf_counter() - started
+        if spoilt < _SPOILT and failures_of(classifier) != failed:
+            spoilt += 1
+            continue
+        times.append(seconds)
         if times[-1] > 0.1:
             break
     return min(times)

@@ -204,6 +204,11 @@ def check_output(scores: Scores, output: Output, *, source: str, constant: bool 
         )
 
 
+def failures_of(classifier: Classifier) -> int:
+    """Questions so far that a server failed on and that were sent again: a call meanwhile took longer than it needs."""
+    return int(getattr(classifier, "failures", 0))
+
+
 def check_fit(info: ClassifierInfo, shape: tuple[int, int, int]) -> None:
     """Check that images of `shape` (H, W, C) fit the classifier.
 

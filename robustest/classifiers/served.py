@@ -119,6 +119,11 @@ class ServedClassifier:
         """Images sent, answered, retried and repeated so far, by this process."""
         return self._asker.counts
 
+    @property
+    def failures(self) -> int:
+        """Requests so far that failed and were sent again, by this process."""
+        return self._asker.failed
+
     def __call__(self, images: Images, /) -> Scores:
         """Score images (N, H, W, C) in [0, 1]."""
         return self._run(self._spec.prepare(images))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import threading
 import time
@@ -16,8 +17,11 @@ from robustest.classifiers.served_settings import ServerSettings
 from robustest.classifiers.served_transport import GarbledError, RefusedError, Signature, TransientError, Transport
 from robustest.errors import EnvironmentFailure, ModelError
 
-_FIRST_WAIT, _LONGEST_WAIT = 0.2, 10.0  # seconds between two attempts, doubled each time
+_SOON = 0.02  # seconds before the second attempt: where few requests fail, it is the last
+_FIRST_WAIT, _LONGEST_WAIT = 0.4, 10.0  # seconds between two later attempts, doubled each time
+_TOLD_FIRST, _TOLD_NEXT = 5, 10  # failed requests before the user is told, and times as many before the next telling
 _SHARE = 100  # one image in so many is asked twice
+_log = logging.getLogger(__name__)  # says what a waiting user must know; on standard error unless configured otherwise
 _Answer = TypeVar("_Answer")
 
 
@@ -66,6 +70,7 @@ class Asker:
         self._places = threading.BoundedSemaphore(settings.concurrent)
         self._counts = ServedCounts()
         self._due = 0.0
+        self._requests, self._failed, self._told = 0, 0, _TOLD_FIRST
         self.opening = True
         self.largest: int | None = None  # images a request, once the server has refused more
         # Jitter must differ between processes that lost the same server at once; no result depends on it.
@@ -76,6 +81,12 @@ class Asker:
         """So far."""
         with self._lock:
             return self._counts
+
+    @property
+    def failed(self) -> int:
+        """Requests so far that failed and could be sent again."""
+        with self._lock:
+            return self._failed
 
     def ask(self, transport: Transport, batch: NDArray[Any], signature: Signature) -> NDArray[Any]:
         """The answer for a batch; a part of them is asked twice, and a batch that is too large is halved.
@@ -105,6 +116,8 @@ class Asker:
         attempt = 0
         while True:
             self._pace(images)
+            with self._lock:
+                self._requests += 1
             with self._places:
                 self._add_locked(
                     sent=images, retried=images if attempt else 0, probes=images * (self.opening and not attempt)
@@ -119,6 +132,7 @@ class Asker:
                     self._add_locked(answered=images)
                     return answer
             attempt += 1
+            self._note(failure)
             self._wait(failure, attempt, began, what)
 
     def _halving(self, transport: Transport, batch: NDArray[Any], signature: Signature) -> NDArray[Any]:
@@ -161,7 +175,8 @@ class Asker:
                 f"{self._source} cannot be asked{what}: {failure}; tried {attempt} times in {spent:.1f} s. Check that it runs and "
                 "how long it takes ([server] timeout, retries), then run the same command again to go on."
             )
-        wait = min(_LONGEST_WAIT, _FIRST_WAIT * 2 ** (attempt - 1)) * self._jitter.uniform(0.5, 1.5)
+        wait = min(_LONGEST_WAIT, _FIRST_WAIT * 2 ** (attempt - 2)) if attempt > 1 else _SOON
+        wait *= self._jitter.uniform(0.5, 1.5)
         if failure.wait is not None:
             wait = failure.wait * self._jitter.uniform(1.0, 1.1)
         if spent + wait > settings.patience:
@@ -171,6 +186,22 @@ class Asker:
                 f"{attempt} attempts. Allow more with [server] patience, or run the same command again later to go on."
             )
         time.sleep(wait)
+
+    def _note(self, failure: TransientError) -> None:
+        """Count a failure; the user hears of it at the 5th, the 50th, ... since an audit then goes on, only more slowly."""
+        with self._lock:
+            self._failed += 1
+            if self._failed < self._told:
+                return
+            self._told *= _TOLD_NEXT
+            counted = f"{self._failed} of {self._requests} requests"
+        _log.warning(
+            "robustest: %s fails at times: %s of this process so far, the last with: %s. They are sent again, which takes time "
+            "and changes no result.",
+            self._source,
+            counted,
+            failure,
+        )
 
     def _pace(self, images: int) -> None:
         rate = self._settings.rate

@@ -20,6 +20,7 @@ _WORDS = 160  # of an error, in a note
 _GAIN = 1.1  # rates nearer than this are equal
 _SECONDS = 3.0  # for measuring the batch
 _SLOW = 1.0  # seconds: a larger request only delays
+_SPOILT = 8  # requests of one size that may fail before one counts with its waiting
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,14 +106,13 @@ def measure_batch(asker: Asker, send: Callable[[int], object], bytes_each: int) 
         send: asks once about so many images. bytes_each: of one image on the wire.
     """
     limit = max(1, min(_LARGEST, _BYTES // max(1, bytes_each)))
-    began = time.perf_counter()
-    best, fastest, size = 1, 0.0, min(8, limit)
+    best, fastest, size, spent = 1, 0.0, min(8, limit), 0.0
     while True:
         seconds = float("inf")
         for _ in range(2):
-            started = time.perf_counter()
-            send(size)
-            seconds = min(seconds, time.perf_counter() - started)
+            taken = _unspoilt(asker, send, size)
+            spent += taken
+            seconds = min(seconds, taken)
             if seconds > _SLOW:
                 break
         if asker.largest is not None:
@@ -121,7 +121,19 @@ def measure_batch(asker: Asker, send: Callable[[int], object], bytes_each: int) 
             best, fastest = size, size / seconds
         elif size >= 4 * best:
             break
-        if size >= limit or seconds > _SLOW or time.perf_counter() - began > _SECONDS:
+        if size >= limit or seconds > _SLOW or spent > _SECONDS:
             break
         size = min(2 * size, limit)
     return best, fastest
+
+
+def _unspoilt(asker: Asker, send: Callable[[int], object], size: int) -> float:
+    """Seconds that a request takes when it does not fail: what the wait for another attempt lasts is no measure of the batch."""
+    for _ in range(_SPOILT):
+        failed = asker.failed
+        started = time.perf_counter()
+        send(size)
+        seconds = time.perf_counter() - started
+        if asker.failed == failed:
+            break
+    return seconds

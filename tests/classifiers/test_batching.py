@@ -105,3 +105,21 @@ def test_a_module_whose_rows_begin_at_odd_addresses_gives_an_image_the_same_bits
     unchanged = Edits(np.zeros(0, np.int64), np.zeros((0, 1), np.float32), np.zeros(65, np.int64))
     scores = canvas.score(slots, unchanged)
     assert np.array_equal(scores, scores[:5][slots])
+
+
+def test_a_call_held_up_by_a_failure_is_no_measure_of_its_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Failing:
+        """Takes 0.01 s; every second call fails first, which takes 0.2 s more."""
+
+        clock, calls, failures = 0.0, 0, 0
+
+        def __call__(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+            self.calls += 1
+            failed = self.calls % 2 == 0
+            self.failures += failed
+            self.clock += 0.21 if failed else 0.01
+            return images
+
+    classifier = Failing()
+    monkeypatch.setattr(batching.time, "perf_counter", lambda: classifier.clock)
+    assert batching._seconds(classifier, np.zeros((1, 4, 4, 1), np.float32)) == pytest.approx(0.01)  # type: ignore[arg-type]

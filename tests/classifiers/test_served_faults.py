@@ -148,8 +148,8 @@ def test_waits_grow_and_are_jittered(server: FaultyServer) -> None:
     server.begin(lambda place: "status:503" if place < 3 else None)
     classifier(IMAGES)
     times = [when for when, _ in server.requests[:4]]
-    for attempt, (before, after) in enumerate(itertools.pairwise(times)):
-        assert 0.2 * 2**attempt * 0.5 <= after - before < 0.2 * 2**attempt * 1.5 + 0.5
+    for wait, (before, after) in zip((0.02, 0.4, 0.8), itertools.pairwise(times), strict=True):
+        assert 0.5 * wait <= after - before < 1.5 * wait + 0.5
 
 
 def test_a_server_that_is_not_there_is_named(server: FaultyServer) -> None:
@@ -201,6 +201,33 @@ def test_a_batch_that_is_too_large_is_halved_and_remembered() -> None:
         server.begin(lambda place: None)
         assert (classifier(many) == expected(many)).all()
         assert [len(server.requests)] == [5]  # ten images, at most two or three a request: nothing is refused again
+
+
+@pytest.mark.parametrize("fault", ["status:503", "drop"])
+def test_failures_now_and_then_make_no_batch_smaller(server: FaultyServer, fault: str) -> None:
+    classifier = opened(server, batch=5, retries=5)
+    rng = np.random.default_rng(0)
+    server.begin(lambda place: fault if rng.random() < 0.1 else None)
+    for _ in range(100):
+        assert (classifier(IMAGES) == expected()).all()
+    failed = sum(kind is not None for _, kind in server.requests)
+    counts = classifier.counts
+    assert failed > 3
+    assert classifier.failures == failed
+    assert counts.retried == 5 * failed  # whole batches, never single images
+    assert len(server.requests) == 100 + counts.repeated // 5 + failed
+
+
+def test_the_user_hears_of_the_fifth_failure_and_then_of_the_fiftieth(
+    server: FaultyServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    classifier = opened(server)
+    server.begin(lambda place: "drop" if place % 2 == 0 else None)
+    for _ in range(20):
+        classifier(IMAGES)
+    (told,) = caplog.messages
+    assert "fails at times: 5 of" in told
+    assert "sent again" in told
 
 
 def test_no_fault_goes_unnoticed_for_as_long_as_it_lasts(server: FaultyServer) -> None:
