@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from robustest.bounds.checker import Checker
 from robustest.classifiers import load_classifier
@@ -17,6 +19,15 @@ from robustest.images import as_unit
 from tests.bounds.onnx_nets import OnnxWriter
 
 WORDS = ["certify", str(MODELS["plain"]), str(IMAGES), "--norms", "linf", "--images", "3", "--seconds", "0.2", "-o"]
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Threads that wait for each other on a busy machine would use up the seconds of a proof."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def test_certify_that_was_stopped_goes_on_and_says_so(

@@ -45,7 +45,7 @@ def certify(
         model: ONNX file made of layers that can be bounded; an unknown layer is refused by name.
         images: folder or .npz file.
         norms: which distances, of l0 (pixels), l0_dims, l1, l2, linf.
-        seconds: CPU time an image, for all norms together.
+        seconds: CPU time an image, for all norms together; on a busy machine set OMP_NUM_THREADS=1, or threads waste it on waiting.
         number: how many images, from the first.
         out: folder for certify.json and certificates/, one file a proof that can be rechecked; none if not given.
     """
