@@ -271,4 +271,6 @@ def test_a_folder_that_holds_another_audit_is_left_alone(capsys: pytest.CaptureF
     message = capsys.readouterr().err
     assert "holds another audit: queries 20 there, 21 here" in message
     assert "-o" in message
+    assert run([*AUDIT, "--queries", "20", "--std", "0.5"]) == 2
+    assert "holds another audit: std [1.0] there, [0.5] here." in capsys.readouterr().err
     assert {path: path.read_bytes() for path in Path("run").rglob("*") if path.is_file()} == before

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from robustest.audit.summary import spec_json
 from robustest.bounds.checker import Checker
 from robustest.classifiers import load_classifier
 from robustest.cli import run
@@ -57,6 +58,7 @@ def test_certify_that_was_stopped_goes_on_and_says_so(
     assert after[1] == before.out.splitlines()[1]
     content = json.loads((out / "certify.json").read_text())
     assert [len(entry["brackets"]) for entry in content["images"]] == [1, 1, 1]
+    assert content["model"]["spec"] == spec_json(load_classifier(MODELS["plain"]).info.spec)
     assert run([*WORDS, str(out)]) == 0
     assert len(asked) == 5
     other = [word if word != "0.2" else "0.3" for word in WORDS]

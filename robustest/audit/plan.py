@@ -160,9 +160,8 @@ def check_same(plan: Plan, settings: AttackSettings, model: ModelFacts, data: Da
     """
     if plan.key == plan_key(settings, model, data):
         return
-    asked = {**_identity(settings, model, data), "images": _counted(data)}
-    there = {**_identity(plan.settings, plan.model, plan.data), "images": _counted(plan.data)}
-    there["robustest"] = plan.versions.get("robustest", "?")
+    asked = _told_apart(settings, model, data)
+    there = {**_told_apart(plan.settings, plan.model, plan.data), "robustest": plan.versions.get("robustest", "?")}
     differs = [name for name in asked if asked[name] != there.get(name)]
     what = "; ".join(f"{name} {_brief(there.get(name))} there, {_brief(asked[name])} here" for name in differs)
     raise RunConflict(
@@ -170,8 +169,11 @@ def check_same(plan: Plan, settings: AttackSettings, model: ModelFacts, data: Da
     )
 
 
-def _counted(data: DataFacts) -> str:
-    return f"{data.count} ({data.sha256[:12]}...)"
+def _told_apart(settings: AttackSettings, model: ModelFacts, data: DataFacts) -> dict[str, Any]:
+    """What decides the result, each part of the input spec by itself and the images with their number."""
+    whole = _identity(settings, model, data)
+    spec = whole.pop("input spec")
+    return {**whole, **spec, "images": f"{data.count} ({data.sha256[:12]}...)"}
 
 
 def _brief(value: Any) -> str:

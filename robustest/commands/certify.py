@@ -52,6 +52,7 @@ def certify(
     import numpy as np
 
     from robustest.audit.files import storage, writing
+    from robustest.audit.summary import spec_json
     from robustest.classifiers.classifier import check_fit, classes_of
     from robustest.errors import InvalidSetting
     from robustest.images import as_unit, check_labels
@@ -119,6 +120,7 @@ def certify(
             "model": {
                 "source": classifier.info.source,
                 "sha256": classifier.info.digest,
+                "spec": spec_json(classifier.info.spec),
                 "path": str(Path(model).resolve()),
             },
             "seconds": seconds,

@@ -52,8 +52,8 @@ def verify(
         model: the model that was audited; its digest is compared, and certificates are rechecked.
         input: TOML file with its input spec; the bundle's own if not given.
         trust_model: sha256:<digest> of a model file that may run code when it is loaded (pickles and the like).
-        allowed_signers: file of allowed signers, as ssh-keygen reads it.
-        signer: who must have signed, as named in that file.
+        allowed_signers: file of allowed signers, as ssh-keygen reads it; with --signer.
+        signer: who must have signed manifest and statement, as named in that file.
     """
     import json
 

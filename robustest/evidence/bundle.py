@@ -37,8 +37,7 @@ from robustest.results import Verdict
 MANIFEST = "MANIFEST.json"
 WRITTEN = "written.json"
 STATEMENT = "statement.intoto.json"
-SIGNATURE = "MANIFEST.json.sig"
-UNLISTED = (MANIFEST, WRITTEN, STATEMENT, SIGNATURE, STATEMENT + ".sig")
+UNLISTED = (MANIFEST, WRITTEN, STATEMENT, MANIFEST + ".sig", STATEMENT + ".sig")
 FORMAT = "robustest/evidence"
 
 

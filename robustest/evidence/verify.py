@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from robustest.audit.summary import AuditSummary, load_summary
+from robustest.audit.summary import AuditSummary, load_summary, spec_json
 from robustest.classifiers.classifier import Classifier, classes_of
 from robustest.errors import InvalidImage, InvalidSetting, RobustestError
-from robustest.evidence.bundle import FORMAT, MANIFEST, SIGNATURE, STATEMENT, UNLISTED
+from robustest.evidence.bundle import FORMAT, MANIFEST, STATEMENT, UNLISTED, statement
 from robustest.images import as_unit, load_picture
 
 MAX_FILE_BYTES = 4 << 30
@@ -51,15 +51,23 @@ def verify_bundle(
 
     Args:
         folder: the bundle. replay: adversarial images to score again, evenly spread; needs `classifier`.
-        allowed_signers, signer: for `ssh-keygen -Y verify`; a signature that is there and cannot be checked is a problem.
+        allowed_signers, signer: for `ssh-keygen -Y verify`, both or neither; with them a missing signature is a problem,
+            and so is, without them, one that is there.
 
     Raises:
-        InvalidSetting: no bundle, or `replay` without a model.
+        InvalidSetting: no bundle, `replay` below 0 or without a model, or one of `allowed_signers` and `signer` alone.
     """
     if not (folder / MANIFEST).is_file():
         raise InvalidSetting(
             f"bundle {str(folder)!r} has no {MANIFEST}; give the folder that `robustest evidence` wrote."
         )
+    if replay < 0:
+        raise InvalidSetting(f"--replay must be a number of images >= 0; got {replay}.")
+    if (allowed_signers is None) != (signer is None):
+        given, missing = (
+            ("--signer", "--allowed-signers") if allowed_signers is None else ("--allowed-signers", "--signer")
+        )
+        raise InvalidSetting(f"{given} checks a signature only together with {missing}: give both.")
     if replay > 0 and classifier is None:
         raise InvalidSetting(f"--replay {replay} scores images again, which needs the model: give --model.")
     checked: list[str] = []
@@ -67,14 +75,14 @@ def verify_bundle(
     manifest = _manifest(folder, problems)
     digests: dict[str, str] = manifest.get("sha256", {})
     _check_files(folder, digests, checked, problems)
-    _check_statement(folder, digests, checked, problems)
     summary = _check_result(folder, checked, problems)
-    _check_signature(folder, allowed_signers, signer, checked, problems)
+    _check_statement(folder, manifest, summary, checked, problems)
+    _check_signatures(folder, allowed_signers, signer, checked, problems)
     if summary is not None:
         _check_pictures(folder, summary, checked, problems)
         if classifier is not None:
             _check_model(folder, summary, classifier, replay, checked, problems)
-    _check_certificates(folder, classifier, checked, problems)
+    _check_certificates(folder, summary, classifier, checked, problems)
     return Verification(tuple(checked), tuple(problems), bool(manifest.get("draft")))
 
 
@@ -116,7 +124,11 @@ def _digest(path: Path) -> str:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
-def _check_statement(folder: Path, digests: dict[str, str], checked: list[str], problems: list[str]) -> None:
+def _check_statement(
+    folder: Path, manifest: dict[str, Any], summary: AuditSummary | None, checked: list[str], problems: list[str]
+) -> None:
+    """The statement names this manifest, and says of the audit what its result says."""
+    digests = manifest.get("sha256", {})
     try:
         content = json.loads((folder / STATEMENT).read_text(encoding="utf-8"))
         named = {entry["name"]: entry["digest"]["sha256"] for entry in content["predicate"]["configuration"]}
@@ -125,8 +137,14 @@ def _check_statement(folder: Path, digests: dict[str, str], checked: list[str], 
         return
     if named.get(MANIFEST) != _digest(folder / MANIFEST) or named.get("config.json") != digests.get("config.json"):
         problems.append(f"{MANIFEST}: was changed (its sha256 is not the one in {STATEMENT})")
+        return
+    checked.append(f"{STATEMENT} names this manifest and configuration")
+    if summary is None:
+        return
+    if content == statement(summary, named[MANIFEST], digests, draft=bool(manifest.get("draft"))):
+        checked.append(f"{STATEMENT} names the model and the images of result.json, and how it ended")
     else:
-        checked.append(f"{STATEMENT} names this manifest and configuration")
+        problems.append(f"{STATEMENT}: was changed (it does not say what follows from result.json)")
 
 
 def _check_result(folder: Path, checked: list[str], problems: list[str]) -> AuditSummary | None:
@@ -139,41 +157,42 @@ def _check_result(folder: Path, checked: list[str], problems: list[str]) -> Audi
     return summary
 
 
-def _check_signature(
+def _check_signatures(
     folder: Path, allowed: Path | None, signer: str | None, checked: list[str], problems: list[str]
 ) -> None:
-    if not (folder / SIGNATURE).is_file():
-        if allowed is not None:
-            problems.append(f"{SIGNATURE}: is missing, and a signature was asked for")
+    """Both files that `robustest evidence --sign` signs."""
+    signed = [name for name in (MANIFEST, STATEMENT) if (folder / f"{name}.sig").is_file()]
+    if not signed and allowed is None:
+        checked.append("not signed: digests show accidental change, not who wrote them")
+        return
+    for name in (MANIFEST, STATEMENT):
+        if name not in signed:
+            problems.append(f"{name}.sig: is missing, and a signature was asked for or the other file has one")
+        elif not (folder / name).is_file():
+            continue  # which is a problem already
+        elif allowed is None or signer is None:
+            problems.append(f"{name}.sig: cannot be checked without --allowed-signers and --signer")
         else:
-            checked.append("not signed: digests show accidental change, not who wrote them")
-        return
-    if allowed is None or signer is None:
-        problems.append(f"{SIGNATURE}: cannot be checked without --allowed-signers and --signer")
-        return
-    command = [
-        "ssh-keygen",
-        "-Y",
-        "verify",
-        "-f",
-        str(allowed),
-        "-I",
-        signer,
-        "-n",
-        "robustest",
-        "-s",
-        str(folder / SIGNATURE),
-    ]
+            _check_signature(folder / name, allowed, signer, checked, problems)
+
+
+def _check_signature(path: Path, allowed: Path, signer: str, checked: list[str], problems: list[str]) -> None:
+    signature = path.with_name(f"{path.name}.sig")
+    command = ["ssh-keygen", "-Y", "verify", "-f", str(allowed), "-I", signer, "-n", "robustest", "-s", str(signature)]
     try:
-        with (folder / MANIFEST).open("rb") as handle:
+        with path.open("rb") as handle:
             done = subprocess.run(command, stdin=handle, capture_output=True, text=True, timeout=60, check=False)
     except FileNotFoundError:
-        problems.append(f"{SIGNATURE}: ssh-keygen is not on the path, so it cannot be checked; install openssh-client")
+        problems.append(
+            f"{signature.name}: ssh-keygen is not on the path, so it cannot be checked; install openssh-client"
+        )
         return
     if done.returncode != 0:
-        problems.append(f"{SIGNATURE}: does not fit {MANIFEST} and {signer}: {(done.stderr or done.stdout).strip()}")
+        problems.append(
+            f"{signature.name}: does not fit {path.name} and {signer}: {(done.stderr or done.stdout).strip()}"
+        )
     else:
-        checked.append(f"{MANIFEST} is signed by {signer}")
+        checked.append(f"{path.name} is signed by {signer}")
 
 
 def _array(path: Path) -> NDArray[Any]:
@@ -223,7 +242,10 @@ def _check_model(
             f"model: {classifier.info.source} has sha256 {got}, the audit's {summary.model.source} had {wanted}"
         )
     found = [record for record in summary.records if record.flipped]
-    if not replay or not found:
+    if not replay:
+        return
+    if not found:
+        checked.append("no adversarial image to replay: none was found")
         return
     chosen = [
         found[place] for place in np.unique(np.linspace(0, len(found) - 1, min(replay, len(found))).round().astype(int))
@@ -261,10 +283,20 @@ def _pictures(folder: Path, summary: AuditSummary, indices: Sequence[int]) -> tu
     return (np.stack(images) if images else np.zeros((0, *summary.data.shape), np.uint8)), np.array(labels), names
 
 
-def _check_certificates(folder: Path, classifier: Classifier | None, checked: list[str], problems: list[str]) -> None:
+def _check_certificates(
+    folder: Path, summary: AuditSummary | None, classifier: Classifier | None, checked: list[str], problems: list[str]
+) -> None:
+    """Certificates are about the model with the audit's own input spec, and hold where the model is at hand."""
     paths = sorted((folder / "certificates").glob("*.json"))
     if not paths:
         return
+    if summary is not None:
+        wanted = {key: value for key, value in spec_json(summary.model.spec).items() if key != "output"}
+        problems.extend(
+            f"certificates/{path.name}: is about the model with another input spec than the audit's"
+            for path in paths
+            if _spec_of(path) != wanted
+        )
     if classifier is None or not hasattr(classifier, "path"):
         checked.append(f"{len(paths)} certificates are there; give --model with an ONNX file to recheck them")
         return
@@ -278,3 +310,11 @@ def _check_certificates(folder: Path, classifier: Classifier | None, checked: li
         else:
             problems.append(f"certificates/{path.name}: {verdict.finding.value} {verdict.reason}".rstrip())
     checked.append(f"{good} of {len(paths)} certificates hold when rechecked")
+
+
+def _spec_of(path: Path) -> Any:
+    """The input spec that a certificate names; None where it is none."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))["spec"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from robustest.audit.statistics import clopper_pearson
-from robustest.audit.summary import AuditSummary
+from robustest.audit.summary import AuditSummary, spec_json
+from robustest.classifiers.spec import InputSpec
 from robustest.errors import RunConflict
 from robustest.report.charts import Chart, Line, line_chart
 from robustest.report.words import Table, axis_of, bare_distance, interval, is_whole, percent
@@ -57,24 +58,27 @@ def proofs_of(summary: AuditSummary) -> tuple[Proof, ...]:
     """The proofs that lie in the run folder as `certify.json`; none where there is no such file.
 
     Raises:
-        RunConflict: it is damaged, or about another model.
+        RunConflict: it is damaged, or about another model or input spec.
     """
     path = summary.folder / FILE if summary.folder is not None else None
-    return read_proofs(path, summary.model.sha256) if path is not None and path.is_file() else ()
+    if path is None or not path.is_file():
+        return ()
+    return read_proofs(path, summary.model.sha256, summary.model.spec)
 
 
-def read_proofs(path: Path, model: str | None) -> tuple[Proof, ...]:
+def read_proofs(path: Path, model: str | None, spec: InputSpec) -> tuple[Proof, ...]:
     """Read what `robustest certify -o` wrote.
 
     Args:
         path: of the file. model: sha256 that its model must have; None where not known.
+        spec: how the audit gave the model its input; proofs about another input are about another network.
 
     Raises:
-        RunConflict: it is damaged, or about another model.
+        RunConflict: it is damaged, or about another model or input spec.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        told = content["model"]["sha256"]
+        told, given = content["model"]["sha256"], dict(content["model"]["spec"])
         proofs = [
             _proof(str(entry["sha256"]), str(norm), bracket)
             for entry in content["images"]
@@ -87,6 +91,16 @@ def read_proofs(path: Path, model: str | None) -> tuple[Proof, ...]:
     if model is not None and told != model:
         raise RunConflict(
             f"{str(path)!r} is about another model, with sha256 {told}; this run's has {model}. Remove it."
+        )
+    differs = [
+        f"{name} {given.get(name)} there, {value} in this run"
+        for name, value in spec_json(spec).items()
+        if given.get(name) != value
+    ]
+    if differs:
+        raise RunConflict(
+            f"{str(path)!r} is about the model with another input spec: {'; '.join(differs)}. Remove it and the certificates beside it, "
+            "and certify again with the input spec of the audit."
         )
     return tuple(proofs)
 

@@ -101,8 +101,32 @@ def edit_the_manifest(bundle: Path) -> str:
     return MANIFEST
 
 
+def edit_the_statement(bundle: Path) -> str:
+    path = bundle / "statement.intoto.json"
+    path.write_text(path.read_text().replace("WARNED", "PASSED"))
+    return path.name
+
+
+def name_another_model(bundle: Path) -> str:
+    path = bundle / "statement.intoto.json"
+    statement = json.loads(path.read_text())
+    statement["subject"][0]["digest"]["sha256"] = "00" * 32
+    path.write_text(json.dumps(statement))
+    return path.name
+
+
 @pytest.mark.parametrize(
-    "tamper", [flip_a_bit, edit_a_rate, remove_an_image, remove_a_file, add_a_file, edit_the_manifest]
+    "tamper",
+    [
+        flip_a_bit,
+        edit_a_rate,
+        remove_an_image,
+        remove_a_file,
+        add_a_file,
+        edit_the_manifest,
+        edit_the_statement,
+        name_another_model,
+    ],
 )
 def test_tampering_is_found_and_its_file_named(bundle: Path, home: Path, tamper: Callable[[Path], str]) -> None:
     name = tamper(bundle)
@@ -145,6 +169,8 @@ def test_it_refuses_to_overwrite_and_to_replay_without_a_model(bundle: Path, hom
         write_bundle(home / "run", bundle, draft=True)
     with pytest.raises(InvalidSetting, match="--model"):
         verify_bundle(bundle, replay=3)
+    with pytest.raises(InvalidSetting, match="replay must be a number of images >= 0; got -1"):
+        verify_bundle(bundle, replay=-1)
     with pytest.raises(InvalidSetting, match="MANIFEST"):
         verify_bundle(tmp_path)
     assert not [p for p in tmp_path.iterdir() if p.name.startswith(".bundle-")]
@@ -241,6 +267,29 @@ def test_a_signature_names_its_signer_and_a_changed_manifest_breaks_it(home: Pat
     assert found.problems == ()
     assert any("signed by auditor@example.org" in line for line in found.checked)
     assert not verify_bundle(bundle).holds  # a signature that is there and was not checked is a problem
-    edit_the_manifest(bundle)
-    found = verify_bundle(bundle, allowed_signers=signers, signer="auditor@example.org")
-    assert any("does not fit" in problem for problem in found.problems)
+    with pytest.raises(InvalidSetting, match="only together with --allowed-signers"):
+        verify_bundle(bundle, signer="auditor@example.org")
+    for edit, name in ((edit_the_statement, "statement.intoto.json"), (edit_the_manifest, MANIFEST)):
+        edit(bundle)
+        found = verify_bundle(bundle, allowed_signers=signers, signer="auditor@example.org")
+        assert any(problem.startswith(f"{name}.sig: does not fit {name}") for problem in found.problems)
+    (bundle / "statement.intoto.json.sig").unlink()
+    assert any("statement.intoto.json.sig: is missing" in problem for problem in verify_bundle(bundle).problems)
+
+
+def test_certificates_of_the_model_with_another_input_are_a_problem(home: Path, tmp_path: Path) -> None:
+    shutil.copytree(home / "run", tmp_path / "run")
+    spec = {"layout": "NHWC", "channels": "gray", "scale": 1 / 255, "mean": [0.0], "std": [1.0]}
+    (tmp_path / "run" / "certificates").mkdir()
+    for name, mean in (("same", [0.0]), ("other", [0.5])):
+        certificate = {"spec": {**spec, "mean": mean}}
+        (tmp_path / "run" / "certificates" / f"{name}.json").write_text(json.dumps(certificate))
+    found = verify_bundle(write_bundle(tmp_path / "run", tmp_path / "bundle", draft=True))
+    assert found.problems == ("certificates/other.json: is about the model with another input spec than the audit's",)
+
+
+def test_that_nothing_is_there_to_be_replayed_is_said(home: Path, tmp_path: Path) -> None:
+    data = ImageSet(np.zeros((2, SIDE, SIDE, 1), np.uint8), np.zeros(2, np.int64), ("a", "b"))
+    run_audit(load_classifier(home / "model.onnx"), data, settings=AttackSettings(queries=1), out=tmp_path / "run")
+    bundle = write_bundle(tmp_path / "run", tmp_path / "bundle", draft=True)
+    assert "no adversarial image to replay: none was found" in check(bundle, home).checked

@@ -6,11 +6,14 @@ from pathlib import Path
 
 import pytest
 
+from robustest.audit.summary import spec_json
+from robustest.classifiers.spec import InputSpec
 from robustest.errors import RunConflict
 from robustest.report.html import report_page
 from robustest.report.proofs import Proof, contradictions, proofs_of, proven_of, read_proofs
 from tests.report.summaries import SURVIVOR, audit_of, flip
 
+GIVEN = audit_of([SURVIVOR])[0].model.spec
 FATES = [flip(0, 1, [1, 2, 3]), flip(0, 1, [4]), SURVIVOR, SURVIVOR]
 
 
@@ -21,14 +24,21 @@ def bracket(lower: float | None, upper: float | None) -> dict[str, object]:
     }
 
 
-def run_with(tmp_path: Path, brackets: list[dict[str, object] | None], *, model: str = "ab" * 32) -> Path:
+def run_with(
+    tmp_path: Path,
+    brackets: list[dict[str, object] | None],
+    *,
+    model: str = "ab" * 32,
+    spec: InputSpec = GIVEN,
+) -> Path:
     """A run folder with proofs of the images of FATES, in their order."""
     summary = audit_of(FATES)[0]
     images = [
         {"name": r.name, "sha256": r.sha256, "label": 0, **({"excluded": "wrong"} if b is None else {"brackets": b})}
         for r, b in zip(summary.records, brackets, strict=True)
     ]
-    (tmp_path / "certify.json").write_text(json.dumps({"model": {"sha256": model}, "images": images}))
+    told = {"model": {"sha256": model, "spec": spec_json(spec)}, "images": images}
+    (tmp_path / "certify.json").write_text(json.dumps(told))
     return tmp_path / "certify.json"
 
 
@@ -81,17 +91,24 @@ def test_no_proofs_is_no_section() -> None:
 def test_a_damaged_file_is_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / "certify.json").write_text(text)
     with pytest.raises(RunConflict, match="not what `robustest certify` writes"):
-        read_proofs(tmp_path / "certify.json", None)
+        read_proofs(tmp_path / "certify.json", None, GIVEN)
 
 
 @pytest.mark.parametrize("ends", [(float("nan"), None), (-1.0, None), (0.0, float("inf"))])
 def test_numbers_that_are_no_distances_are_refused(ends: tuple[float, float | None], tmp_path: Path) -> None:
     path = run_with(tmp_path, [{"l0": bracket(*ends)}, None, None, None])
     with pytest.raises(RunConflict, match="a bracket in 'l0'"):
-        read_proofs(path, None)
+        read_proofs(path, None, GIVEN)
 
 
 def test_proofs_of_another_model_are_refused(tmp_path: Path) -> None:
     path = run_with(tmp_path, [{"l0": bracket(1, None)}, None, None, None], model="ee" * 32)
     with pytest.raises(RunConflict, match="another model"):
-        read_proofs(path, "ab" * 32)
+        read_proofs(path, "ab" * 32, GIVEN)
+
+
+def test_proofs_of_the_model_with_another_input_are_refused(tmp_path: Path) -> None:
+    run_with(tmp_path, [{"l0": bracket(1, None)}, None, None, None], spec=replace(GIVEN, mean=(0.5,)))
+    summary = replace(audit_of(FATES)[0], path=tmp_path / "result.json")
+    with pytest.raises(RunConflict, match=r"another input spec: mean \[0\.5\] there, \[0\.0\] in this run\."):
+        proofs_of(summary)
