@@ -68,6 +68,7 @@ class _Play:
         self.clean, self.label_only = task.clean_margin, task.decision_only
         self.large = far and not self.label_only
         self.boldness = tuning.caution if self.large else tuning.optimism
+        self.attempts = 1 if self.large else tuning.attempts
         self.queries, self.left = task.queries, task.queries
         # The more queries, the larger a set can be that is built with care.
         widest = min(task.queries // tuning.building, tuning.prefix) if self.large else 0
@@ -142,10 +143,8 @@ class _Play:
         margins = yield self._edits_of(batch)
         self.rows, new, place = self.asked.heed(batch, self.alone, margins, self.notes.scores)
         self.left -= max(new, -(-len(batch) // 4))  # a search that turns in a circle ends too
-        if place >= 0:
-            found = batch[place]
-            if self.best is None or len(found) < len(self.best):
-                self.best = found
+        if place >= 0 and (self.best is None or len(batch[place]) < len(self.best)):
+            self.best = batch[place]
         return margins
 
     def _edits_of(self, batch: Batch) -> Edits:
@@ -378,6 +377,7 @@ class _Play:
                 optimism=tuning.optimism,
                 count=2 * tuning.batch,
                 most=min(tuning.batch, self.left - self.stop),
+                attempts=self.attempts,
                 rng=self.rng,
             )
             stalled += 1

@@ -116,23 +116,38 @@ def growing_edits(state: State, beliefs: Beliefs, *, optimism: float, count: int
 
 @dataclass(frozen=True, slots=True)
 class Swaps:
-    """States that differ from a state in one edit, or in a group of edits that moved together.
+    """N states that differ from a state of k edits in one edit, or in a group of edits that moved together.
 
-    batch: of N states. added: (N,) the edit that each brings in. places: (N,) whose place it takes.
+    cells, colours: (N, k) of the states. added: (N,) the edit that each brings in. places: (N,) whose place it takes.
     single: (N,) True where nothing else differs.
     """
 
-    batch: Batch
+    cells: Ints
+    colours: Ints
     added: State
     places: Ints
     single: NDArray[np.bool_]
 
+    def __len__(self) -> int:
+        return len(self.places)
+
+    @property
+    def batch(self) -> Batch:
+        """The states."""
+        return Batch.square(self.cells, self.colours)
+
     def keep(self, rows: Ints) -> Swaps:
-        """These states alone."""
-        size = int(self.batch.offsets[1])
-        cells, colours = self.batch.cells.reshape(-1, size), self.batch.colours.reshape(-1, size)
+        """These alone."""
+        return Swaps(self.cells[rows], self.colours[rows], self.added.keep(rows), self.places[rows], self.single[rows])
+
+    def plus(self, more: Swaps) -> Swaps:
+        """With more swaps of the same state behind them."""
         return Swaps(
-            Batch.square(cells[rows], colours[rows]), self.added.keep(rows), self.places[rows], self.single[rows]
+            np.concatenate([self.cells, more.cells]),
+            np.concatenate([self.colours, more.colours]),
+            self.added.plus(more.added),
+            np.concatenate([self.places, more.places]),
+            np.concatenate([self.single, more.single]),
         )
 
 
@@ -160,16 +175,16 @@ class Found:
 
     def swaps(self, count: int) -> Swaps:
         """The first so many, in arrays of their own."""
-        batch = Batch.square(self.cells[:count].copy(), self.colours[:count].copy())
         added = State(self.added[0, :count].copy(), self.added[1, :count].copy())
-        return Swaps(batch, added, self.places[:count].copy(), self.single[:count].copy())
+        cells, colours = self.cells[:count].copy(), self.colours[:count].copy()
+        return Swaps(cells, colours, added, self.places[:count].copy(), self.single[:count].copy())
 
     def fill(self, swaps: Swaps | None, asked: Asked) -> int:
         """Take over what numpy found; returns how many states."""
         if swaps is None:
             return 0
-        batch, count = swaps.batch, len(swaps.batch)
-        self.cells[:count], self.colours[:count] = batch.cells.reshape(count, -1), batch.colours.reshape(count, -1)
+        batch, count = swaps.batch, len(swaps)
+        self.cells[:count], self.colours[:count] = swaps.cells, swaps.colours
         self.added[:, :count] = swaps.added.cells, swaps.added.colours
         self.places[:count], self.single[:count] = swaps.places, swaps.single
         self.keys[:count] = search_kernels.state_keys(asked.width, batch.cells, batch.colours, batch.offsets)
@@ -184,13 +199,14 @@ def fresh_swaps(
     optimism: float,
     count: int,
     most: int,
+    attempts: int = 1,
     rng: np.random.Generator,
     start: int | None = None,
 ) -> Swaps | None:
     """Of at most `count` swaps of a state's edits the first `most` that were not asked about; None where there is none.
 
     Args:
-        start: see `Beliefs.noise`.
+        attempts: how often swaps are drawn, at most, until `most` are new. start: see `Beliefs.noise`.
     """
     weight = np.exp((np.minimum.reduce(ahead.need) - ahead.need) / ahead.softness)
     state = ahead.state
@@ -206,44 +222,57 @@ def fresh_swaps(
         drawing = (*beliefs.words, beliefs.pool, optimism, beliefs.mean, beliefs.deviation, beliefs.tally, count)
         around = (beliefs.grid.around, beliefs.grid.steps, beliefs.across, beliefs.allowed, SHARES, LIMITS)
         new, start = search_swap_kernels.propose_swaps(
-            *drawing, np.stack([state.cells, state.colours]), weight, *around, asked.table()[0], most, *found.arrays
+            *drawing,
+            np.stack([state.cells, state.colours]),
+            weight,
+            *around,
+            asked.table()[0],
+            most,
+            attempts,
+            *found.arrays,
         )
         if new != search_turn_kernels.TIES:
             return found.swaps(new) if new else None
     weight = weight.cumsum()
     noise, factor = beliefs.noise(optimism, start=start)
-    swaps = _swaps(ahead, weight, beliefs.bounds(noise, factor, but=ahead.useless), beliefs, count=count, rng=rng)
-    fresh = np.zeros(0, np.int64) if swaps is None else asked.fresh(swaps.batch)[:most]
-    return swaps.keep(fresh) if swaps is not None and len(fresh) else None
+    scores = beliefs.bounds(noise, factor, but=ahead.useless)
+    own = scores[:, state.cells]
+    own[state.colours, np.arange(len(state))] = _WORST
+    best = State(*beliefs.top(scores, count, avoid=state.cells))
+    if not len(best):
+        return None
+    fresh, tries = _swaps(ahead, weight, scores, own, best, beliefs, rng=rng), 1
+    fresh = fresh.keep(asked.fresh(fresh.batch)[:most])
+    while len(fresh) < most and tries < attempts:
+        fresh, tries = fresh.plus(_swaps(ahead, weight, scores, own, best, beliefs, rng=rng)), tries + 1
+        fresh = fresh.keep(asked.fresh(fresh.batch)[:most])
+    return fresh if len(fresh) else None
 
 
 def _swaps(
     ahead: Ahead,
     weight: NDArray[np.float64],
     scores: Floats,
+    own: Floats,
+    best: State,
     beliefs: Beliefs,
     *,
-    count: int,
     rng: np.random.Generator,
-) -> Swaps | None:
-    """At most `count` swaps of a state's edits; None where there is none.
+) -> Swaps:
+    """One swap of a state's edits for each of the best edits, less those that cannot be made.
 
     Args:
-        weight: (k,) cumulated, of each place to be left. scores: (V, cells) drawn bounds, overwritten.
+        weight: (k,) cumulated, of each place to be left. scores: (V, cells) drawn bounds. own: (V, k) those at the state's
+        cells, `_WORST` where it has that colour. best: the best N edits elsewhere, >= 1.
     """
-    state, size = ahead.state, len(ahead.state)
-    own = scores[:, state.cells]
-    own[state.colours, np.arange(size)] = _WORST
-    added = State(*beliefs.top(scores, count, avoid=state.cells))
-    count = len(added)
-    if not count:
-        return None
+    state, size, count = ahead.state, len(ahead.state), len(best)
+    added = State(best.cells.copy(), best.colours.copy())
     everyone = np.arange(count)
     places = np.minimum(np.searchsorted(weight, rng.random(count) * weight[-1], side="right"), size - 1)
     cells, colours = state.cells[None].repeat(count, 0), state.colours[None].repeat(count, 0)
     if ahead.useless is not None:
         cells[everyone, places], colours[everyone, places] = added.cells, added.colours
-        return Swaps(Batch.square(cells, colours), added, places, np.ones(count, bool))
+        return Swaps(cells, colours, added, places, np.ones(count, bool))
     single = np.ones(count, bool)
     kind = rng.random(count)
     anchors = rng.integers(size, size=count)
@@ -265,7 +294,7 @@ def _swaps(
         group = beliefs.close(state.cells[anchors[shifted]], state.cells)
         cells[shifted], colours[shifted] = state.cells + np.where(group, steps[:, None], 0), state.colours
         single[shifted] = False
-    swaps = Swaps(Batch.square(cells, colours), added, places, single)
+    swaps = Swaps(cells, colours, added, places, single)
     inside = beliefs.allowed[colours, cells].all(axis=1)
     ordered = np.sort(cells, axis=1)
     return swaps.keep(np.flatnonzero(inside & (ordered[:, 1:] != ordered[:, :-1]).all(axis=1)))

@@ -43,12 +43,14 @@ def reluctances(games: Ints) -> Doubles:
 
 
 @compiled
-def propose(games: Ints, likely: Doubles, optimism: float, despair: int, shares: Doubles, limits: Floats) -> Ints:
+def propose(
+    games: Ints, likely: Doubles, optimism: float, despair: int, shares: Doubles, limits: Floats, attempts: int
+) -> Ints:
     """Find what each game asks next.
 
     Args:
         likely: how likely each edit of each state is to leave it, one game after the other that swaps.
-        despair: turns without progress at most. optimism, shares, limits: see `propose_swaps`.
+        despair: turns without progress at most. optimism, shares, limits, attempts: see `propose_swaps`.
 
     Returns:
         (2, G) how many states were found, and `NEXT`.
@@ -82,6 +84,7 @@ def propose(games: Ints, likely: Doubles, optimism: float, despair: int, shares:
                 limits,
                 addresses.ints_at(desk[desks.TABLE], desk[desks.ROOM]),
                 wanted,
+                attempts,
                 *_found_on(desk),
             )
             if found < 0:

@@ -27,6 +27,7 @@ class Tuning:
     stalls: steps without progress after which several edits at a time are given up in a small image.
     trust: questions of building before its progress is judged.
     aims: classes that the search turns to, one after the other.
+    attempts: draws of swaps of a small image's state for one question, at most, until there are enough new ones.
     warmth: how much worse a swap may be accepted, in units of the beliefs' scale.
     """
 
@@ -43,6 +44,7 @@ class Tuning:
     patience: int = 12
     despair: int = 12
     aims: int = 4
+    attempts: int = 8
     warmth: float = 0.1
     glance: int = 96
     haste: int = 32

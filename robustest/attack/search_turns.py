@@ -35,6 +35,7 @@ class Swapper(Player, Protocol):
     """What the turns need of the search that makes them."""
 
     aim: int
+    attempts: int
     alone: NDArray[np.bool_]
     notes: Notes
 
@@ -254,6 +255,7 @@ class SwapTurns(Desk):
             optimism=player.tuning.optimism,
             count=found.count,
             most=min(player.tuning.batch, int(desk[desks.LEFT] - desk[desks.STOP])),
+            attempts=player.attempts,
             rng=player.rng,
             start=int(desk[desks.START]),
         )
@@ -266,7 +268,9 @@ class SwapTurns(Desk):
         tuning = turns[0].player.tuning
         likely = swap_desks.reluctances(seats)
         np.exp(likely, out=likely)
-        found, following = swap_desks.propose(seats, likely, tuning.optimism, tuning.despair, SHARES, LIMITS)
+        found, following = swap_desks.propose(
+            seats, likely, tuning.optimism, tuning.despair, SHARES, LIMITS, turns[0].player.attempts
+        )
         if np.logical_and.reduce(found):
             return np.asarray(found, np.int64)
         again = []

@@ -195,7 +195,7 @@ def test_which_swaps_are_compatible_by_hand() -> None:
     places, single = np.array([0, 0, 1, 1, 2, 3]), np.array([True, True, True, False, True, True])
     cells, colours = state.cells[None].repeat(6, 0), state.colours[None].repeat(6, 0)
     cells[np.arange(6), places], colours[np.arange(6), places] = added.cells, added.colours
-    swaps = Swaps(Batch.square(cells, colours), added, places, single)
+    swaps = Swaps(cells, colours, added, places, single)
     rows = compatible(state, swaps, np.arange(6))
     assert rows.tolist() == [0, 5]
     joint = together(state, swaps, rows)

@@ -74,8 +74,16 @@ def test_beliefs_are_the_same_bits(seed: int, shape: tuple[int, int, int], far: 
         assert one.tobytes() == other.tobytes()
 
 
-@given(seed=st.integers(0, 500), shape=st.sampled_from(SHAPES), size=st.integers(1, 9), rule=st.booleans())
-def test_moves_and_draws_are_the_same(seed: int, shape: tuple[int, int, int], size: int, rule: bool) -> None:
+@given(
+    seed=st.integers(0, 500),
+    shape=st.sampled_from(SHAPES),
+    size=st.integers(1, 9),
+    rule=st.booleans(),
+    attempts=st.integers(1, 5),
+)
+def test_moves_and_draws_are_the_same(
+    seed: int, shape: tuple[int, int, int], size: int, rule: bool, attempts: int
+) -> None:
     moves = []
     for fast in (False, True):
         beliefs, _ = lived(seed, shape, False, fast=fast)
@@ -86,10 +94,10 @@ def test_moves_and_draws_are_the_same(seed: int, shape: tuple[int, int, int], si
         useless = np.zeros(beliefs.mean.shape, bool) if rule or len(state) == 1 else None
         ahead = Ahead(state, rng.random(len(state)), 0.5, useless)
         asked = Asked(beliefs.cells, None)
-        swaps = fresh_swaps(ahead, beliefs, asked, optimism=1.5, count=20, most=16, rng=rng)
+        swaps = fresh_swaps(ahead, beliefs, asked, optimism=1.5, count=20, most=16, attempts=attempts, rng=rng)
         assert swaps is not None
         asked.heed(swaps.batch, np.zeros(beliefs.mean.shape, bool), np.ones(len(swaps.batch)), None)
-        again = fresh_swaps(ahead, beliefs, asked, optimism=1.5, count=20, most=16, rng=rng)
+        again = fresh_swaps(ahead, beliefs, asked, optimism=1.5, count=20, most=16, attempts=attempts, rng=rng)
         assert again is None or len(asked.fresh(again.batch)) == len(again.batch)
         climbs = climbing_moves(state, beliefs, optimism=1.5, count=16, rng=rng)
         assert climbs is not None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from robustest import compiled
 from robustest.attack.search_asked import Asked
 from robustest.attack.search_beliefs import Beliefs
 from robustest.attack.search_moves import Ahead, Swaps, fresh_swaps
@@ -67,3 +68,31 @@ def test_a_pixel_is_given_another_colour_where_there_are_several(channels: int) 
 def test_one_pixel_is_swapped_for_any_other_where_single_edits_are_to_be_tried() -> None:
     _, _, swaps = proposals(1, [44], useless=True)
     assert len(set(swaps.batch.cells.tolist())) == len(swaps.batch) == 90
+
+
+@pytest.mark.parametrize("fast", [False, True])
+def test_a_question_is_filled_until_every_swap_was_asked_about(fast: bool) -> None:
+    compiled.use(fast)
+    rng = np.random.default_rng(3)
+    palette = Palette(np.zeros((4, 4, 1), np.float32), "corners", 1.0, eight_bit=False)  # black: white is all there is
+    held = Beliefs(palette, (4, 4), np.zeros(16, np.int64), rng=rng)
+    own = held.cell_of_pixel[[5, 15]]
+    state = State(own, held.best(0.0, 1, but=np.zeros(held.mean.shape, bool))[1].repeat(2))
+    others = [cell for cell in held.cell_of_pixel.tolist() if cell not in own]
+    wanted = {frozenset((kept, cell)) for kept in own.tolist() for cell in others}
+    asked, ahead = Asked(held.cells, None), Ahead(state, np.zeros(2), 1.0)
+
+    def question(attempts: int) -> set[frozenset[int]]:
+        swaps = fresh_swaps(ahead, held, asked, optimism=1.0, count=20, most=20, attempts=attempts, rng=rng)
+        if swaps is None:
+            return set()
+        asked.heed(swaps.batch, np.zeros(held.mean.shape, bool), np.ones(len(swaps)), None)
+        assert len(swaps) == len({frozenset(row) for row in swaps.cells.tolist()})
+        return {frozenset(row) for row in swaps.cells.tolist()}
+
+    first, second, third = question(1), question(300), question(300)
+    assert len(wanted) == 28
+    assert 0 < len(first) <= 14  # one swap for each of 14 edits
+    assert len(second) == min(20, 28 - len(first))
+    assert first | second | third == wanted
+    assert len(first) + len(second) + len(third) == 28
