@@ -26,10 +26,10 @@ from robustest import compiled
 from robustest.attack.driver import Clock
 from robustest.attack.find import iter_adversarials
 from robustest.classifiers.batching import choose_batch
-from robustest.classifiers.callables import CallableClassifier
 from robustest.classifiers.classifier import Classifier, classes_of
 from robustest.errors import EnvironmentFailure
 from robustest.images import ImageSet, as_unit
+from robustest.rehearsal import rehearse
 from robustest.results import Edits
 from robustest.settings import AttackSettings
 
@@ -185,12 +185,6 @@ def _answers(classifier: Classifier, images: ImageSet) -> NDArray[np.int64]:
     return np.concatenate([classes_of(classifier(as_unit(part)), classifier.info.output) for part in parts])
 
 
-def _stand_in(images: ImageSet) -> Classifier:
-    """A linear classifier of such images, with weights that are drawn."""
-    weights = np.random.default_rng(0).standard_normal((images.images[0].size, 10), dtype=np.float32)
-    return CallableClassifier(lambda given: given.reshape(len(given), -1) @ weights)
-
-
 class _Stage:
     """The classifier and the images of one process."""
 
@@ -200,10 +194,8 @@ class _Stage:
 
     def warm_up(self) -> None:
         """Load compiled inner loops, and play a little, so that none of it is measured."""
-        compiled.use(True)
         few = self.images.take(range(min(4, len(self.images))))
-        stand_in = _stand_in(few)  # which answers sooner than many a model: a whole game comes to every loop
-        list(iter_adversarials(stand_in, few.images, _answers(stand_in, few), self.settings))
+        rehearse(few.images, self.settings)
         brief = replace(self.settings, queries=min(100, self.settings.queries))
         list(iter_adversarials(self.classifier, few.images, few.labels, brief, batch=8))
 

@@ -2,9 +2,10 @@
 
 An inner loop that matters exists twice: in numpy, which says what it does and runs anywhere, and compiled by numba (extra
 `fast`), which gives the same bits sooner. Importing numba and reading compiled code from its cache takes most of a
-second, compiling it the first time on a machine many seconds. So a process begins with numpy and changes over when it has
+second, compiling it the first time on a machine a minute. So a process begins with numpy and changes over when it has
 scored so many images that a run of the same length again would pay for it, or at once where that many are to be expected;
-since both give the same bits, a result does not depend on when that is.
+since both give the same bits, a result does not depend on when that is. What is compiled is kept for other processes, each
+loop by itself: the fewer are missing, the sooner it pays.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Any, TypeVar, cast
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 _WORTH_LOADING = 20_000  # queries scored in this process that make it worth to read compiled code
-_WORTH_COMPILING = 500_000  # and to compile it, where no process did before
+_WORTH_COMPILING = 500_000  # and to compile all of it, where no process did before
 _USUALLY_ASKED = 0.5  # of the queries allowed, at least: many images are done with sooner
 _OPTIONS: dict[str, Any] = {
     "nogil": True,
@@ -29,7 +30,8 @@ _OPTIONS: dict[str, Any] = {
 class _Gate:
     """Whether compiled code is used in this process.
 
-    asked: queries scored so far. threshold: how many of them open the gate, None for never. open: it is.
+    asked: queries scored so far. threshold: how many of them are enough to look how much is to be compiled, and then to
+    open the gate, None for never. open: it is.
     """
 
     def __init__(self) -> None:
@@ -84,12 +86,9 @@ def _open_after(queries: int) -> None:
     if not installed():
         _gate.threshold = None
         return
-    _bind()
-    if _gate.threshold < _WORTH_COMPILING and not _cached():
-        _gate.threshold = _WORTH_COMPILING
-        _open_after(queries)
-    else:
-        _gate.open = True
+    kept, count = kept_loops()
+    _gate.threshold = _WORTH_LOADING + (_WORTH_COMPILING - _WORTH_LOADING) * (count - kept) // max(count, 1)
+    _gate.open = queries >= _gate.threshold
 
 
 def use(wanted: bool) -> bool:
@@ -131,7 +130,14 @@ def _kernel_of(function: Callable[..., Any]) -> Any:
     return kernel
 
 
-def _cached() -> bool:
-    """True if all inner loops were compiled before on this machine, and their code is kept."""
-    folders = [(kernel.__name__, kernel.stats.cache_path) for kernel in _kernels]
-    return all(folder and any(Path(folder).glob(f"*.{name}-*.nbc")) for name, folder in folders)
+def kept_loops() -> tuple[int, int]:
+    """How many inner loops were compiled before on this machine and are kept, and how many there are; numba must be installed."""
+    _bind()
+    return sum(map(_is_kept, _kernels)), len(_kernels)
+
+
+def _is_kept(kernel: Any) -> bool:
+    """True if compiled code of it is kept; of an older version that stood elsewhere in its module it is not."""
+    folder, code = kernel.stats.cache_path, kernel.py_func.__code__
+    name = f"{Path(code.co_filename).stem}.{kernel.__name__}-{code.co_firstlineno}.*.nbc"
+    return bool(folder) and any(Path(folder).glob(name))

@@ -131,7 +131,7 @@ def test_doctor_looks_at_every_part(capsys: pytest.CaptureFixture[str]) -> None:
     assert told["robustest"] == __version__
     assert told["fine"] is True
     groups = {finding["group"] for finding in told["findings"]}
-    assert groups == {"machine", "core", "extras", "devices", "conflicts", "pytest", "demo", "disk"}
+    assert groups == {"machine", "core", "extras", "compiled", "devices", "conflicts", "pytest", "demo", "disk"}
     extras = {finding["name"] for finding in told["findings"] if finding["group"] == "extras"}
     assert extras == {"fast", "torch", "bounds", "compare", "grpc", "parquet", "dask", "ray", "pytest"}
     assert run(["doctor"]) == 0
@@ -166,6 +166,32 @@ def test_doctor_fails_where_a_core_part_is_broken(
     monkeypatch.setattr(doctor, "_CORE", ("no-such-part",))
     assert run(["doctor"]) == 4
     assert "pip install --force-reinstall no-such-part" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize(("kept", "status"), [(0, "absent"), (89, "absent"), (90, "ok"), (100, "ok")])
+def test_doctor_says_whether_inner_loops_are_to_be_compiled(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kept: int, status: str
+) -> None:
+    monkeypatch.setattr("robustest.rehearsal.kept_loops", lambda: (kept, 100))
+    (finding,) = [f for f in examine(tmp_path) if f.name == "inner loops"]
+    assert (finding.status, finding.value) == (status, f"{kept} of 100 are compiled and kept on this machine")
+    assert ("doctor --compile" in finding.advice) == (status == "absent")
+
+
+def test_doctor_compiles_where_it_can_be_kept(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("robustest.rehearsal.compile_loops", lambda: (99, 100))
+    assert run(["doctor", "--compile", "--json"]) == 0
+    told = capsys.readouterr()
+    assert json.loads(told.out)["fine"] is True
+    assert "99 of 100 inner loops are kept" in told.err
+    monkeypatch.setattr("robustest.rehearsal.compile_loops", lambda: (0, 100))
+    assert run(["doctor", "--compile"]) == 4
+    assert "NUMBA_CACHE_DIR" in capsys.readouterr().err
+    monkeypatch.setattr(doctor, "version_of", {}.get)
+    assert run(["doctor", "--compile"]) == 2
+    assert "pip install 'robustest[fast]'" in capsys.readouterr().err
 
 
 def test_doctor_warns_of_a_full_disk(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

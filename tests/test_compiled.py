@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from robustest import compiled
+from robustest import compiled, rehearsal
 from robustest.attack.memory import Memory
 from robustest.attack.record import rounded_to_eight_bit, state_keys
 from robustest.results import Edits
@@ -65,13 +68,13 @@ def test_a_memory_goes_over_to_a_table_with_all_it_knows() -> None:
 
 
 @needs_numba
-@pytest.mark.parametrize(("kept", "enough"), [(True, 20_000), (False, 500_000)])
+@pytest.mark.parametrize(("kept", "enough"), [(100, 20_000), (98, 29_600), (50, 260_000), (0, 500_000)])
 def test_compiled_loops_come_after_enough_queries_and_not_before(
-    monkeypatch: pytest.MonkeyPatch, kept: bool, enough: int
+    monkeypatch: pytest.MonkeyPatch, kept: int, enough: int
 ) -> None:
-    """Enough to read compiled code that is kept from before; more where it must be compiled first."""
+    """Enough to read compiled code that is kept from before; the more, the more of it must be compiled first."""
     monkeypatch.setattr(compiled, "_gate", compiled._Gate())
-    monkeypatch.setattr(compiled, "_cached", lambda: kept)
+    monkeypatch.setattr(compiled, "kept_loops", lambda: (kept, 100))
     compiled.worked(enough - 1)
     assert not compiled.fast()
     compiled.worked(1)
@@ -83,7 +86,7 @@ def test_compiled_loops_come_at_once_where_half_of_the_queries_allowed_would_be_
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(compiled, "_gate", compiled._Gate())
-    monkeypatch.setattr(compiled, "_cached", lambda: True)
+    monkeypatch.setattr(compiled, "kept_loops", lambda: (100, 100))
     compiled.worked(1_000)
     compiled.expect(37_999)  # half of them are 18,999, and 1,000 were scored before
     assert not compiled.fast()
@@ -99,3 +102,30 @@ def test_without_numba_nothing_is_compiled_however_much_is_asked(monkeypatch: py
     assert not compiled.fast()
     compiled.use(True)
     assert not compiled.fast()
+
+
+@needs_numba
+def test_a_loop_is_kept_where_code_of_this_very_version_lies(tmp_path: Path) -> None:
+    def loop() -> None:
+        """Stands where it stands in this module."""
+
+    line = loop.__code__.co_firstlineno
+    kernel = SimpleNamespace(__name__="loop", py_func=loop, stats=SimpleNamespace(cache_path=str(tmp_path)))
+    assert not compiled._is_kept(kernel)
+    (tmp_path / f"test_compiled.loop-{line + 1}.py311.1.nbc").touch()  # of a version that stood a line below
+    (tmp_path / f"other.loop-{line}.py311.1.nbc").touch()
+    assert not compiled._is_kept(kernel)
+    (tmp_path / f"test_compiled.loop-{line}.py311.1.nbc").touch()
+    assert compiled._is_kept(kernel)
+    kernel.stats.cache_path = None  # no folder that a cache could be written to
+    assert not compiled._is_kept(kernel)
+
+
+@needs_numba
+def test_a_rehearsal_compiles_what_a_run_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All loops but those that hand over from numpy, and what it keeps opens the gate where reading it pays."""
+    kept, count = rehearsal.compile_loops()
+    assert 0 < count - 2 <= kept <= count
+    monkeypatch.setattr(compiled, "_gate", compiled._Gate())
+    compiled.worked(30_000)
+    assert compiled.fast()

@@ -9,6 +9,8 @@ import os
 import platform
 import re
 import shutil
+import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from importlib import metadata
@@ -18,6 +20,7 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from robustest import __version__
+from robustest.errors import EnvironmentFailure, InvalidSetting
 
 Status = Literal["ok", "absent", "warning", "failure"]
 
@@ -47,6 +50,7 @@ _EXTRAS = {
     "pytest": (("pytest",), "robustness tests in a pytest suite"),
 }
 _OPENCV = ("opencv-python", "opencv-python-headless", "opencv-contrib-python", "opencv-contrib-python-headless")
+_MOST_LOOPS = 0.9  # share of the inner loops that a run comes to; a few are needed in rare cases alone
 _LEAST_FREE = 1 << 30  # bytes; an audit of 10,000 images with its ledger and pictures stays well below
 
 
@@ -65,14 +69,22 @@ class Finding:
     advice: str = ""
 
 
-def doctor(*, as_json: Annotated[bool, Parameter(name="--json", negative="")] = False) -> int:
+def doctor(
+    *,
+    compile_loops: Annotated[bool, Parameter(name="--compile", negative="")] = False,
+    as_json: Annotated[bool, Parameter(name="--json", negative="")] = False,
+) -> int:
     """Check this installation: versions, devices, what each extra unlocks, known conflicts, free disk space.
 
     Exits with 0, or with 4 if a part that every audit needs is missing or broken.
 
     Args:
+        compile_loops: first compile the attack's inner loops (extra `fast`), which takes a minute once. They are kept, and
+            later runs use them from 20,000 queries a process on; else only long runs compile them. Results are the same.
         as_json: print the findings as JSON.
     """
+    if compile_loops:
+        _compile()
     findings = examine(Path.cwd())
     broken = any(finding.status == "failure" for finding in findings)
     if as_json:
@@ -92,6 +104,7 @@ def examine(folder: Path) -> list[Finding]:
         _machine,
         _core,
         _extras,
+        _loops,
         _devices,
         _conflicts,
         _plugin,
@@ -141,6 +154,37 @@ def _extras() -> Iterator[Finding]:
             yield Finding("extras", extra, "absent", f"{unlocks}; lacks {', '.join(lacking)}", advice)
         else:
             yield Finding("extras", extra, "ok", f"{unlocks}; {have}")
+
+
+def _loops() -> Iterator[Finding]:
+    if version_of("numba") is None:
+        return
+    from robustest.rehearsal import kept_loops
+
+    kept, count = kept_loops()
+    told = f"{kept} of {count} are compiled and kept on this machine"
+    if kept >= _MOST_LOOPS * count:
+        yield Finding("compiled", "inner loops", "ok", told)
+    else:
+        advice = "robustest doctor --compile does it once, in a minute; without it only runs of 500,000 queries a process do."
+        yield Finding("compiled", "inner loops", "absent", told, advice)
+
+
+def _compile() -> None:
+    """Compile inner loops, and say so."""
+    if version_of("numba") is None:
+        raise InvalidSetting("--compile needs numba, which is not installed: pip install 'robustest[fast]'")
+    from robustest.rehearsal import compile_loops
+
+    print("compiling inner loops, which takes a minute where none is kept ...", file=sys.stderr, flush=True)
+    started = time.perf_counter()
+    kept, count = compile_loops()
+    print(f"{kept} of {count} inner loops are kept, after {time.perf_counter() - started:.0f} s", file=sys.stderr)
+    if kept < _MOST_LOOPS * count:
+        raise EnvironmentFailure(
+            "compiled inner loops could not be kept: numba found no folder to write to. Set NUMBA_CACHE_DIR to one that "
+            "every run can read."
+        )
 
 
 def _devices() -> Iterator[Finding]:
