@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -46,22 +46,6 @@ def certify(
     unit = as_unit(check_images(np.asarray(image)[None], argument="image"))[0]
     checker = checker_of(classifier, image_shape=unit.shape, spec=spec)
     return checker.bracket(unit, label, norms=norms, seconds=seconds, witnesses=witnesses)
-
-
-def certify_many(
-    classifier: Any,
-    images: NDArray[np.float32] | NDArray[np.uint8],
-    labels: Sequence[int],
-    *,
-    norms: Sequence[Norm] = ("l0", "l1", "l2", "linf"),
-    seconds: float = 10.0,
-    spec: InputSpec | None = None,
-) -> Iterator[dict[Norm, Bracket]]:
-    """Brackets of (N, H, W, C) images, each as soon as it is done; `seconds` are for each image."""
-    units = as_unit(check_images(np.asarray(images), argument="images"))
-    checker = checker_of(classifier, image_shape=units.shape[1:], spec=spec)
-    for image, label in zip(units, labels, strict=True):
-        yield checker.bracket(image, int(label), norms=norms, seconds=seconds)
 
 
 def checker_of(

@@ -51,12 +51,6 @@ def operator_norm(op: LinearOp, norm: InducedNorm) -> float:
     return conv_spectral_norm(op.weight, op.groups)
 
 
-def schur_norm(matrix: Tensor) -> float:
-    """Upper bound of the spectral norm by `sqrt(||A||_1 ||A||_inf)`: loose, at the cost of two sums."""
-    size = matrix.abs()
-    return math.sqrt(float(size.sum(0).max()) * float(size.sum(1).max())) * OUTWARD
-
-
 def spectral_norm(matrix: Tensor) -> float:
     """Upper bound of the spectral norm of a matrix, to about nine digits, its rounding accounted for.
 

@@ -16,8 +16,6 @@ from torch import Tensor
 
 U32 = 2.0**-24
 U64 = 2.0**-53
-TINY32 = 2.0**-149
-"""Smallest positive binary32 number: what one operation can lose to underflow (twice over with flush to zero)."""
 FLUSH32 = 2.0**-126
 """Smallest normal binary32 number: what one operation loses where subnormals are flushed to zero."""
 

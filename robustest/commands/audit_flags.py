@@ -15,7 +15,6 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from robustest.audit.facts import DataFacts
 from robustest.audit.requirements import Answer, Requirement
 from robustest.audit.statistics import planning_problem
 from robustest.audit.summary import AuditSummary, header_json
@@ -176,12 +175,6 @@ def requirements_of(texts: tuple[str, ...], images: int | None = None) -> tuple[
     if any(requirement.share >= 1 for requirement in required):
         raise InvalidSetting("a required share must be below 1: no number of images can show that all survive.")
     return required
-
-
-def data_line(data: DataFacts) -> str:
-    """The images in a few words."""
-    height, width, channels = data.shape
-    return f"{data.count} images of {data.source} ({width}x{height} {'gray' if channels == 1 else 'RGB'})"
 
 
 @contextmanager
