@@ -25,10 +25,10 @@ from numpy.typing import NDArray
 from robustest.audit.statistics import clopper_pearson
 from robustest.bounds.centred import CentredBounds
 from robustest.bounds.decision import Decision
+from robustest.bounds.guarantee import Scorer
 from robustest.bounds.reading import graph_of
 from robustest.bounds.sparse_attack import few_pixel_witness
 from robustest.bounds.sparse_branch import decide_sparse
-from robustest.bounds.witness import Scorer
 from robustest.classifiers.onnx_file import OnnxClassifier
 from robustest.classifiers.spec import InputSpec
 

@@ -20,8 +20,8 @@ from torch import Tensor
 from robustest.bounds.centred import CentredBounds
 from robustest.bounds.decision import Answer, Decision
 from robustest.bounds.grid_region import GridRegion
+from robustest.bounds.guarantee import Scorer
 from robustest.bounds.region import Region
-from robustest.bounds.taugrid import Scorer
 from robustest.errors import InvalidSetting
 
 

@@ -28,7 +28,7 @@ from robustest.bounds.crown import margin_bounds, margin_rows, propagate
 from robustest.bounds.drift import ExecutionDrift
 from robustest.bounds.ends import nearest_in, note, share
 from robustest.bounds.graph import BoundGraph
-from robustest.bounds.guarantee import Bound, Bracket, Guarantee, Norm, Witness
+from robustest.bounds.guarantee import Bound, Bracket, Guarantee, Norm, Scorer, Witness
 from robustest.bounds.jacobian import exact_scores, gradient_intervals
 from robustest.bounds.linf import LinfRaiser
 from robustest.bounds.lipschitz import Lipschitz, eclipse_constant, least_rate, product_constant, rates_of
@@ -38,13 +38,7 @@ from robustest.bounds.rounding import OUTWARD, U32
 from robustest.bounds.sign_radius import SignRadius
 from robustest.bounds.slope_certificate import largest_written
 from robustest.bounds.sparse_branch import sparse_distance
-from robustest.bounds.witness import (
-    Scorer,
-    find_witness,
-    nearest_of,
-    pull_back,
-    rescore,
-)
+from robustest.bounds.witness import find_witness, nearest_of, pull_back, rescore
 from robustest.classifiers.spec import InputSpec
 from robustest.errors import InvalidImage
 from robustest.images import as_unit
@@ -55,8 +49,6 @@ _QUERIES = 1000
 """Images that the game's search may score for an upper end in L0."""
 _DEAREST: tuple[Norm, ...] = ("linf", "l2", "l1", "l0", "l0_dims")
 """In the order in which one bound costs more."""
-
-
 _RAISING = 0.8
 """Share of the time that raises a Linf radius, for the radius; the rest is for slopes that are written into its certificate."""
 _MANY = 20_000

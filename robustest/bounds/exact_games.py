@@ -28,8 +28,8 @@ from games.game import Evaluation
 from games.search import Stop, Stopping, Watch
 from robustest.attack.pixel_game import PixelGame, Turn
 from robustest.bounds.grid_region import ORDER, UP, GridConstants, GridNorm, GridRegion
-from robustest.bounds.guarantee import Guarantee
-from robustest.bounds.taugrid import Scorer, TauGrid
+from robustest.bounds.guarantee import Guarantee, Scorer
+from robustest.bounds.taugrid import TauGrid
 from robustest.errors import InvalidSetting
 
 

@@ -10,7 +10,7 @@ see `graph_torch` and `graph_onnx`.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from robustest.bounds.errors import GraphMismatch, UnsupportedLayer
+from robustest.bounds.guarantee import Scorer
 from robustest.bounds.ops import Conv, Dense, Gather, LinearOp, Scale, Shape
 from robustest.bounds.rounding import FLUSH32, OUTWARD, SOFTMAX_TIE32, SOFTMAX_TIE64, U32, U64, gamma, gammas
 
@@ -321,7 +322,7 @@ class BoundGraph:
                 before = self.nodes[before.parents[0]]
         return total
 
-    def check_against(self, scores: Callable[[np.ndarray], np.ndarray], *, images: int = 16, seed: int = 0) -> None:
+    def check_against(self, scores: Scorer, *, images: int = 16, seed: int = 0) -> None:
         """Compare with the model on random images; refuse the graph where they differ by more than rounding.
 
         Args:

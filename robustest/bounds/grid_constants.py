@@ -13,12 +13,11 @@ import torch
 from robustest.bounds.crown import margin_rows, propagate
 from robustest.bounds.graph import BoundGraph
 from robustest.bounds.grid_region import GridConstants, GridRegion
-from robustest.bounds.guarantee import Guarantee
+from robustest.bounds.guarantee import Guarantee, Scorer
 from robustest.bounds.jacobian import gradient_intervals
 from robustest.bounds.lipschitz import Lipschitz
 from robustest.bounds.region import Region
 from robustest.bounds.rounding import OUTWARD, U32
-from robustest.bounds.taugrid import Scorer
 
 
 def local_constants(

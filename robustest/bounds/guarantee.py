@@ -8,7 +8,7 @@ Knows nothing of networks.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Literal
@@ -23,6 +23,9 @@ Norm = Literal["l0", "l0_dims", "l1", "l2", "linf"]
 """`l0` counts pixels (all channels of a place), `l0_dims` counts channels of pixels."""
 
 NORMS: tuple[Norm, ...] = ("l0", "l0_dims", "l1", "l2", "linf")
+
+Scorer = Callable[[NDArray[np.float32]], NDArray[np.floating]]
+"""(N, H, W, C) float32 in [0, 1] to (N, K) scores: the classifier itself."""
 
 
 class Guarantee(Enum):

@@ -15,9 +15,9 @@ from robustest.bounds.branch import prove_region
 from robustest.bounds.crown import margin_bounds
 from robustest.bounds.cuts import prove_by_cuts
 from robustest.bounds.graph import BoundGraph
-from robustest.bounds.guarantee import Bound, Witness
+from robustest.bounds.guarantee import Bound, Scorer, Witness
 from robustest.bounds.region import Region
-from robustest.bounds.witness import Scorer, find_in_box, nearest_of, pull_back
+from robustest.bounds.witness import find_in_box, nearest_of, pull_back
 
 _ASCENT = 4
 """Steps in which the slopes are optimised on each corner."""

@@ -6,7 +6,6 @@ what distances are measured on. Every graph is compared with the model on random
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +15,7 @@ import torch
 from robustest.bounds.builder import GraphBuilder
 from robustest.bounds.errors import UnsupportedLayer
 from robustest.bounds.graph import BoundGraph
+from robustest.bounds.guarantee import Scorer
 from robustest.bounds.rounding import U32, U64
 from robustest.classifiers.onnx_digest import model_digest
 from robustest.classifiers.spec import InputSpec
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from torch import nn
 
 ImageShape = tuple[int, int, int]
-Scorer = Callable[[np.ndarray], np.ndarray]
 
 
 def graph_of(source: Any, spec: InputSpec | None = None, *, image_shape: ImageShape | None = None) -> BoundGraph:

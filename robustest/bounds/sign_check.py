@@ -7,14 +7,13 @@ one of them, up to the rounding behind the last sign. Images that allow too many
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from robustest.bounds.errors import GraphMismatch
 from robustest.bounds.graph import BoundGraph
+from robustest.bounds.guarantee import Scorer
 from robustest.bounds.sign_cells import score_cells
 
 _ENOUGH, _DRAWN = 8, 64
@@ -23,9 +22,7 @@ _SOFTMAX = 2.0**-14
 """What a float32 softmax's logarithms may be off by, beyond what its inputs are."""
 
 
-def check_signs(
-    graph: BoundGraph, scores: Callable[[NDArray[np.float32]], NDArray[np.floating]], *, seed: int = 0
-) -> None:
+def check_signs(graph: BoundGraph, scores: Scorer, *, seed: int = 0) -> None:
     """Compare with the model on random images; refuse the graph where no pattern of signs gives its scores.
 
     Args:

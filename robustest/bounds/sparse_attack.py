@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from robustest.bounds.graph import BoundGraph
-from robustest.bounds.witness import Scorer
+from robustest.bounds.guarantee import Scorer
 
 _RANKED = 64
 """Units that are tried at each step."""

@@ -24,9 +24,9 @@ from torch import Tensor
 
 from robustest.bounds.centred import CentredBounds
 from robustest.bounds.decision import Answer, Decision
+from robustest.bounds.guarantee import Scorer
 from robustest.bounds.region import Region
 from robustest.bounds.sparse_attack import few_pixel_witness
-from robustest.bounds.witness import Scorer
 from robustest.errors import InvalidSetting
 
 L0Norm = Literal["l0", "l0_dims"]

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,11 +25,8 @@ from numpy.typing import NDArray
 
 from robustest.bounds.decision import Decision
 from robustest.bounds.grid_region import ORDER, UP, GridConstants, GridRegion
-from robustest.bounds.guarantee import Bound, Guarantee
+from robustest.bounds.guarantee import Bound, Guarantee, Scorer
 from robustest.errors import InvalidSetting
-
-Scorer = Callable[[NDArray[np.float32]], NDArray[np.floating]]
-"""(N, H, W, C) float32 in [0, 1] to (N, K) scores: the classifier itself."""
 
 
 @dataclass(frozen=True, slots=True)

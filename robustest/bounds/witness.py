@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -21,10 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from robustest.bounds.graph import BoundGraph
-from robustest.bounds.guarantee import Norm, Witness
-
-Scorer = Callable[[NDArray[np.float32]], NDArray[np.floating]]
-"""(N, H, W, C) float32 in [0, 1] to (N, K) scores: the classifier itself."""
+from robustest.bounds.guarantee import Norm, Scorer, Witness
 
 
 def distance(image: NDArray[np.floating], other: NDArray[np.floating], norm: Norm) -> float:

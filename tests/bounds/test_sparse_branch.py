@@ -14,10 +14,10 @@ from torch import nn
 from robustest.bounds.centred import CentredBounds
 from robustest.bounds.decision import Decision
 from robustest.bounds.graph import BoundGraph
+from robustest.bounds.guarantee import Scorer
 from robustest.bounds.reading import read_torch
 from robustest.bounds.region import Region
 from robustest.bounds.sparse_branch import _SparseSearch, decide_sparse
-from robustest.bounds.witness import Scorer
 from robustest.classifiers.spec import InputSpec
 from robustest.errors import InvalidSetting
 

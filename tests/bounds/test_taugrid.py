@@ -16,10 +16,10 @@ from robustest.bounds.cover import adaptive_cover
 from robustest.bounds.decision import Decision
 from robustest.bounds.grid_constants import global_constants, local_constants
 from robustest.bounds.grid_region import GridConstants, GridRegion
-from robustest.bounds.guarantee import Guarantee
+from robustest.bounds.guarantee import Guarantee, Scorer
 from robustest.bounds.lipschitz import product_constant
 from robustest.bounds.reading import read_torch
-from robustest.bounds.taugrid import Scorer, TauGrid
+from robustest.bounds.taugrid import TauGrid
 from robustest.classifiers.spec import InputSpec
 from robustest.errors import InvalidSetting
 
