@@ -162,8 +162,7 @@ def _numbers(graph: BoundGraph, index: int) -> int:
         node, (high, wide) = graph.nodes[at], window[at]
         most = max(most, min(node.size, node.size // (node.shape[1] * node.shape[2]) * high * wide))
         if isinstance(node.op, Conv):
-            high = (high - 1) * node.op.stride[0] + node.op.span[0]
-            wide = (wide - 1) * node.op.stride[1] + node.op.span[1]
+            high, wide = node.op.below(high, wide)
         for parent in node.parents:
             if not is_map(graph.nodes[parent]):
                 return max(most, graph.n_inputs if parent == 0 else graph.nodes[parent].size)

@@ -81,22 +81,10 @@ class LinearOp(ABC):
         return all(bool((t == t.round()).all()) for t in self.stored)
 
 
-@dataclass(frozen=True, eq=False)
-class Dense(LinearOp):
-    """A matrix.
-
-    weight: (n_out, n_in).
-    """
+class _Weighted(LinearOp):
+    """A matrix or a convolution: each output is a sum of inputs times weights."""
 
     weight: Tensor
-    constant: Tensor
-    in_shape: Shape
-    out_shape: Shape
-    terms: int = field(init=False)
-
-    def __post_init__(self) -> None:
-        """Count the summands."""
-        object.__setattr__(self, "terms", self.weight.shape[1] + 1)
 
     @property
     def stored(self) -> tuple[Tensor, ...]:
@@ -112,6 +100,24 @@ class Dense(LinearOp):
         """Whether every stored number is finite."""
         return bool(torch.isfinite(self.weight).all() and torch.isfinite(self.constant).all())
 
+
+@dataclass(frozen=True, eq=False)
+class Dense(_Weighted):
+    """A matrix.
+
+    weight: (n_out, n_in).
+    """
+
+    weight: Tensor
+    constant: Tensor
+    in_shape: Shape
+    out_shape: Shape
+    terms: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Count the summands."""
+        object.__setattr__(self, "terms", self.weight.shape[1] + 1)
+
     def forward(self, x: Tensor, *, absolute: bool = False) -> Tensor:
         """See `LinearOp`."""
         return x @ (self._absolute if absolute else self.weight).T
@@ -126,7 +132,7 @@ class Dense(LinearOp):
 
 
 @dataclass(frozen=True, eq=False)
-class Conv(LinearOp):
+class Conv(_Weighted):
     """A convolution in two dimensions on (C, H, W) arrays.
 
     weight: (O, C / groups, kh, kw).
@@ -162,19 +168,9 @@ class Conv(LinearOp):
             (self.weight.shape[3] - 1) * self.dilation[1] + 1,
         )
 
-    @property
-    def stored(self) -> tuple[Tensor, ...]:
-        """See `LinearOp`."""
-        return self.weight, self.constant
-
-    @cached_property
-    def _absolute(self) -> Tensor:
-        return self.weight.abs()
-
-    @cached_property
-    def is_finite(self) -> bool:
-        """Whether every stored number is finite."""
-        return bool(torch.isfinite(self.weight).all() and torch.isfinite(self.bias).all())
+    def below(self, high: int, wide: int) -> tuple[int, int]:
+        """Rows and columns of padded input that a window of the output, `high` by `wide`, reads."""
+        return (high - 1) * self.stride[0] + self.span[0], (wide - 1) * self.stride[1] + self.span[1]
 
     @cached_property
     def _matrix(self) -> tuple[Tensor, Tensor] | None:
@@ -230,7 +226,7 @@ class Conv(LinearOp):
     def _window_matrix(self, high: int, wide: int) -> Tensor | None:
         """(O h w, C h' w') for a window, where products with it are faster than a transposed convolution."""
         if (high, wide) not in self._window_matrices:
-            below = ((high - 1) * self.stride[0] + self.span[0], (wide - 1) * self.stride[1] + self.span[1])
+            below = self.below(high, wide)
             waste = below[0] * below[1] * self.groups / (self.weight.shape[2] * self.weight.shape[3])
             count = self.weight.shape[0] * high * wide
             matrix = None
@@ -273,17 +269,14 @@ class Conv(LinearOp):
         matrix = self._window_matrix(high, wide)
         if matrix is None:
             return self._transposed(windows, self.weight)
-        below = ((high - 1) * self.stride[0] + self.span[0], (wide - 1) * self.stride[1] + self.span[1])
-        return (windows.flatten(1) @ matrix).reshape(-1, self.in_shape[0], *below)
+        return (windows.flatten(1) @ matrix).reshape(-1, self.in_shape[0], *self.below(high, wide))
 
     def _transposed(self, maps: Tensor, weight: Tensor) -> Tensor:
         """Transposed convolution without padding."""
         taps = weight.shape[2] * weight.shape[3]
         if weight.shape[1] == 1 and weight.shape[0] == self.groups and taps <= 9:
             # Depthwise (pooling): a few shifted sums are faster than the general routine.
-            high = (maps.shape[2] - 1) * self.stride[0] + self.span[0]
-            wide = (maps.shape[3] - 1) * self.stride[1] + self.span[1]
-            out = maps.new_zeros(*maps.shape[:2], high, wide)
+            out = maps.new_zeros(*maps.shape[:2], *self.below(*maps.shape[2:]))
             for row in range(weight.shape[2]):
                 for column in range(weight.shape[3]):
                     first = (row * self.dilation[0], column * self.dilation[1])
