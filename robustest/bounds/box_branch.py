@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from robustest.bounds.centred import CentredBounds
+from robustest.bounds.crown import rows_against
 from robustest.bounds.decision import Answer, Decision
 from robustest.bounds.grid_region import GridRegion
 from robustest.bounds.guarantee import Scorer
@@ -47,14 +48,14 @@ def decide_box(
         target: the one class that must not be reached; any other than the label where None.
         seconds: CPU seconds of this thread to spend. boxes: to bound at most. batch: bounded at once.
         record: whether to keep the tree for a certificate.
+
+    Raises:
+        InvalidSetting: the image does not fit the network, or label and target are not two of its classes.
     """
     graph = bounds.graph
     if region.image.shape != tuple(graph.input_shape):
         raise InvalidSetting(f"image must have shape {graph.input_shape}; got {region.image.shape}.")
-    rivals = [c for c in range(graph.n_classes) if c != label] if target is None else [target]
-    rows = torch.zeros(len(rivals), graph.n_classes, dtype=torch.float64)
-    rows[:, label] = 1.0
-    rows[torch.arange(len(rivals)), torch.tensor(rivals)] = -1.0
+    rows = rows_against(graph.n_classes, label, target)
     return _BoxSearch(bounds, region, rows, label, target, scorer).run(seconds, boxes, batch, record)
 
 

@@ -34,6 +34,7 @@ from robustest.bounds.substitute import (
     is_map,
     place_forms,
 )
+from robustest.errors import InvalidSetting
 
 _CHUNK = 1_000_000
 """Numbers in one block of forms: blocks that fit the cache are the fastest."""
@@ -260,6 +261,7 @@ def propagate(
 
 
 def interval_step(graph: BoundGraph, index: int, found: Intervals, unit: float) -> tuple[Tensor, Tensor, Tensor | None]:
+    """(B, size) lower and upper ends of a node from those of its parents, and the rounding charged in them; None for none."""
     node = graph.nodes[index]
     reach = [found.reach(p).detach() for p in node.parents]
     error: Tensor | None = graph.node_error(index, reach, unit=unit)
@@ -288,6 +290,20 @@ def margin_rows(n_classes: int, label: Tensor, rivals: Tensor | None = None) -> 
         rivals = every[every != label[:, None]].reshape(len(label), -1)
     eye = torch.eye(n_classes, dtype=torch.float64)
     return eye[label][:, None] - eye[rivals], rivals
+
+
+def rows_against(n_classes: int, label: int, target: int | None) -> Tensor:
+    """(Q, K) rows `e_label - e_rival` of one image: against all other classes, or against `target` alone.
+
+    Raises:
+        InvalidSetting: label and target are not two of the classes.
+    """
+    rivals = [c for c in range(n_classes) if c != label] if target is None else [target]
+    if label in rivals or not all(0 <= c < n_classes for c in (*rivals, label)):
+        raise InvalidSetting(
+            f"label and target must be two of {n_classes} classes; got label {label}, target {target}."
+        )
+    return margin_rows(n_classes, torch.tensor([label]), torch.tensor([rivals], dtype=torch.int64))[0][0]
 
 
 def margin_bounds(

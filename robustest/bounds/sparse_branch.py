@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from robustest.bounds.centred import CentredBounds
+from robustest.bounds.crown import rows_against
 from robustest.bounds.decision import Answer, Decision
 from robustest.bounds.guarantee import Scorer
 from robustest.bounds.region import Region
@@ -177,14 +178,7 @@ class _SparseSearch:
         self.channels = graph.input_shape[2]
         self.unit = 1 if norm == "l0_dims" else self.channels
         self.n_units = graph.n_inputs // self.unit
-        rivals = [c for c in range(graph.n_classes) if c != label] if target is None else [target]
-        if label in rivals or not all(0 <= c < graph.n_classes for c in (*rivals, label)):
-            raise InvalidSetting(
-                f"label and target must be two of {graph.n_classes} classes; got label {label}, target {target}."
-            )
-        self.rows = torch.zeros(len(rivals), graph.n_classes, dtype=torch.float64)
-        self.rows[:, label] = 1.0
-        self.rows[torch.arange(len(rivals)), torch.tensor(rivals)] = -1.0
+        self.rows = rows_against(graph.n_classes, label, target)
 
     def run(self, free: Tensor, units: int, *, seconds: float, nodes: int, batch: int, record: bool) -> Answer:
         """Branch until proved, falsified or out of time."""

@@ -108,3 +108,16 @@ def test_an_image_of_another_shape_is_refused() -> None:
     region = GridRegion.of_mask(np.zeros((2, 2, 1), np.float32), np.ones((2, 2), bool))
     with pytest.raises(InvalidSetting, match="must have shape"):
         decide_box(CentredBounds(read_torch(tent(), SPEC, (3, 3, 1))), region, 0, scorer=partial(run, tent()))
+
+
+@pytest.mark.parametrize(("label", "target"), [(0, 0), (-2, None), (2, None), (0, 2)])
+def test_a_label_and_a_target_that_are_not_two_of_the_classes_are_refused(label: int, target: int | None) -> None:
+    """Scores -1 and -2: a row of the target's score alone, below 0 everywhere, would pass for a margin and prove the box."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(4, 2)).eval()
+    with torch.no_grad():
+        model[1].weight.zero_()
+        model[1].bias.copy_(torch.tensor([-1.0, -2.0]))
+    region = GridRegion.of_mask(np.zeros((2, 2, 1), np.float32), np.ones((2, 2), bool))
+    bounds = CentredBounds(read_torch(model, SPEC, (2, 2, 1)))
+    with pytest.raises(InvalidSetting, match="must be two of 2 classes"):
+        decide_box(bounds, region, label, scorer=partial(run, model), target=target)
