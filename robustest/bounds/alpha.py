@@ -49,11 +49,9 @@ def optimise(
     *,
     rivals: Tensor | None = None,
     steps: int = 20,
-    middle: bool = True,
     executed: bool = True,
     known: Intervals | None = None,
     fixed: bool = False,
-    slopes: Slopes | None = None,
     rate: float = 0.2,
     seconds: float = float("inf"),
 ) -> Optimised:
@@ -65,25 +63,21 @@ def optimise(
         label: (B,) classes to be proved.
         rivals: (B, Q) classes to compare with.
         steps: of gradient ascent.
-        middle: optimise the slopes of intermediate bounds too.
         executed: for the network as executed.
-        known: intervals that hold already. fixed: use them as they are.
-        slopes: to start from.
+        known: intervals that hold already. fixed: use them as they are; else the slopes of intermediate bounds climb too.
         rate: of Adam.
         seconds: CPU time after which no further step is taken.
     """
     graph.need_continuous("an ascent on slopes")
     begin = time.thread_time()
     with torch.no_grad():
-        first = margin_bounds(
-            graph, region, label, rivals=rivals, executed=executed, known=known, fixed=fixed, slopes=slopes
-        )
+        first = margin_bounds(graph, region, label, rivals=rivals, executed=executed, known=known, fixed=fixed)
     best, intervals, against = first.lower, first.intervals, first.rivals
-    final = _start(intervals, best.shape[1]) if slopes is None else {k: v.clone() for k, v in slopes.items()}
+    final = _start(intervals, best.shape[1])
     best_slopes = {k: v.clone() for k, v in final.items()}
     if bool((best > 0).all()) or steps == 0 or not final:
         return Optimised(best, against, intervals, best_slopes)
-    between = _middle_start(graph, region, intervals) if middle and not fixed else {}
+    between = _middle_start(graph, region, intervals) if not fixed else {}
     leaves = [*final.values(), *(s for pair in between.values() for side in pair for s in side.values())]
     for leaf in leaves:
         leaf.requires_grad_()

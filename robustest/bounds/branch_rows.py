@@ -60,14 +60,17 @@ class Leaves:
         return len(self.owner)
 
     def take(self, index: Tensor) -> Leaves:
+        """Those at the places (L,) named, in that order."""
         return Leaves(*(getattr(self, name)[index] for name in self.__slots__))
 
     def without(self, index: Tensor) -> Leaves:
+        """All but those at the places (L,) named."""
         kept = torch.ones(len(self), dtype=torch.bool)
         kept[index] = False
         return self.take(kept.nonzero()[:, 0])
 
     def plus(self, other: Leaves) -> Leaves:
+        """These and, behind them, others."""
         return Leaves(*(torch.cat([getattr(self, name), getattr(other, name)]) for name in self.__slots__))
 
 

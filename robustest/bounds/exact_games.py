@@ -96,7 +96,7 @@ def exact_grid_value(
         queries: images to score at most. batch: scored at once.
     """
     channels, norm = region.image.shape[2], game.rules.norm
-    used = np.unique(np.concatenate([p for p in game.features.pixels]))
+    used = np.unique(np.concatenate(game.features.pixels))
     dims = (used[:, None] * channels + np.arange(channels)).ravel()
     if not np.isin(dims, region.dims).all() or (region.lower > 0).any() or (region.upper < 1).any():
         raise InvalidSetting("the region must hold every pixel of the game's features, with all values in [0, 1].")

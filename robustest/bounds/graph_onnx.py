@@ -2,7 +2,8 @@
 
 Shapes are worked out here, for one image, with the batch axis left out; arithmetic on shapes and constants that the
 exporters leave in files (Shape, Gather, Concat, Slice, Cast...) is folded. Departure from the file: a Softmax at the
-end is dropped, since it does not change which class is largest, and that is said in the assumptions.
+end is dropped, since in exact arithmetic it does not change which class is largest; what its rounding may is charged to
+the scores (`BoundGraph`), and that is said in the assumptions.
 """
 
 from __future__ import annotations

@@ -51,7 +51,8 @@ class Guarantee(Enum):
 class Bound:
     """A number about an image's distance to misclassification, with what is claimed of it.
 
-    value: no misclassified image is nearer than this (in the norm's own unit; pixels for l0), >= 0.
+    value: >= 0; no misclassified image is nearer than this (in the norm's own unit; pixels for l0). Of STATISTICAL ones:
+        at most this share of a region is misclassified. ESTIMATE claims neither.
     method: what proved it, such as `crown`.
     assumptions: conditions under which it holds, as sentences.
     confidence: of the probabilistic kinds, in (0, 1); None for proofs and estimates.

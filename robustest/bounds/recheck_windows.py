@@ -6,12 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import sparse
 
 from robustest.bounds.errors import UnsupportedLayer
-
-Array = NDArray[np.float64]
+from robustest.bounds.recheck_layers import Array
 
 
 def windows(shape: tuple[int, ...], weight: Array, given: Mapping[str, Any]) -> tuple[Any, tuple[int, int, int]]:

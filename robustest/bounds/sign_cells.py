@@ -29,16 +29,12 @@ from robustest.bounds.crown import interval_step, margin_rows, propagate
 from robustest.bounds.graph import Activation, BoundGraph
 from robustest.bounds.region import Region
 from robustest.bounds.rounding import OUTWARD
-from robustest.bounds.sign_sets import Patterns, choices, possible_patterns
+from robustest.bounds.sign_sets import Array, Patterns, choices, possible_patterns
 from robustest.bounds.sparse_rows import sparse_rows
 from robustest.bounds.substitute import Intervals
 
-Array = NDArray[np.float64]
-
 _ENTRIES = 2_000_000
 """Numbers of one layer that are worked out at once: cells times entries."""
-
-
 _SPLITS = 16
 """Cells to try at most for each pattern of the first signs: rounding may leave later ones undecided."""
 
@@ -83,9 +79,7 @@ def cell_margins(
     rows, _ = margin_rows(graph.n_classes, torch.tensor([label]))
     with torch.no_grad():
         intervals = first_intervals(graph, region, executed=executed)
-        patterns = None
-        if _is_finite(intervals):
-            patterns = possible_patterns(graph, region, intervals, first_sign(graph), most)
+        patterns = _patterns(graph, region, intervals, most)
         if patterns is None:
             return None
         cells = _Cells(graph, intervals, rows[0], patterns, executed)
@@ -101,10 +95,9 @@ def score_cells(graph: BoundGraph, image: Tensor, *, most: int = 1 << 10) -> tup
     None where there are more than `most` patterns.
     """
     with torch.no_grad():
-        intervals = first_intervals(graph, Region.box_of(image, image, channels=graph.input_shape[2]))
-        patterns = None
-        if _is_finite(intervals):
-            patterns = possible_patterns(graph, Region.box_of(image, image), intervals, first_sign(graph), most)
+        region = Region.box_of(image, image, channels=graph.input_shape[2])
+        intervals = first_intervals(graph, region)
+        patterns = _patterns(graph, region, intervals, most)
         if patterns is None:
             return None
         cells = _Cells(graph, intervals, torch.eye(graph.n_classes, dtype=torch.float64), patterns, True)
@@ -128,9 +121,11 @@ def first_intervals(graph: BoundGraph, region: Region, *, executed: bool = True)
     return found
 
 
-def _is_finite(intervals: Intervals) -> bool:
-    """Whether no number of the network can overflow on the region: the sign of what it comes to may be NaN."""
-    return all(bool(torch.isfinite(t).all()) for t in (*intervals.lower, *intervals.upper))
+def _patterns(graph: BoundGraph, region: Region, intervals: Intervals, most: int) -> Patterns | None:
+    """The patterns of the first signs; None for more than `most`, or where a number may overflow: its sign may be NaN."""
+    if not all(bool(torch.isfinite(t).all()) for t in (*intervals.lower, *intervals.upper)):
+        return None
+    return possible_patterns(graph, region, intervals, first_sign(graph), most)
 
 
 def first_sign(graph: BoundGraph) -> int:
@@ -166,7 +161,7 @@ class _Cells:
         self.graph, self.intervals, self.patterns, self.first = graph, intervals, patterns, first_sign(graph)
         self.unit = graph.unit if executed else 0.0
         self.varying = self._depends()
-        needed = self._needed(forms)
+        needed = self._needed()
         self.steps = {at: self._step(at, rows, needed) for at, rows in needed.items()}
         self._ending(forms)
         widest = max((len(step.rows) for step in self.steps.values()), default=1)
@@ -309,8 +304,8 @@ class _Cells:
                 found.append(_none(node.size))
         return found
 
-    def _needed(self, forms: Tensor) -> dict[int, NDArray[np.int64]]:
-        """Of each node before the last the varying entries that the forms read, by way of others."""
+    def _needed(self) -> dict[int, NDArray[np.int64]]:
+        """Of each node before the last the varying entries that the scores read, by way of others."""
         nodes = self.graph.nodes
         need = [_none(node.size) for node in nodes]
         need[-1] = torch.ones_like(need[-1])

@@ -123,11 +123,7 @@ def _bound(
 
 def _start(graph: BoundGraph, intervals: Intervals, rows: int) -> tuple[MiddleSlopes, Slopes]:
     """The plain slopes: for each node that CROWN tightens, shared by its entries, and for the margins."""
-    plain = {
-        at: lines.lower_slope[:, None]
-        for at, lines in intervals.lines.items()
-        if bool(lines.free.any()) and graph.nodes[at].activation is not None
-    }
+    plain = {at: lines.lower_slope[:, None] for at, lines in intervals.lines.items() if bool(lines.free.any())}
     between: MiddleSlopes = {}
     for at in intervals.lines:
         read = graph.nodes[at].parents[0]

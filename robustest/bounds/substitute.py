@@ -7,7 +7,7 @@ stay on their receptive fields while those are smaller than the map.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -71,7 +71,6 @@ def back_substitute(
     per_row: bool = False,
     multipliers: Multipliers | None = None,
     trace: dict[int, Tensor] | None = None,
-    also: Mapping[int, Forms] | None = None,
 ) -> tuple[Tensor, Tensor | None, Tensor]:
     """Carry forms on one node's output back to the image.
 
@@ -86,12 +85,11 @@ def back_substitute(
         per_row: slopes are (N, Q, size), laid out like the forms, not like the batch of sets.
         multipliers: added to forms before activations, for branch and bound.
         trace: filled with the (N, Q, size) forms on each activation's output, where they are whole.
-        also: forms on earlier nodes, none of them an activation, that are added to what reaches those.
 
     Returns:
         (N, Q) lower bounds; (N, Q, n) forms on the image, None where windows were used; (N, Q) offsets.
     """
-    pending: dict[int, Forms] = {start: forms, **(also or {})}
+    pending: dict[int, Forms] = {start: forms}
     for index in range(start, 0, -1):
         current = pending.pop(index, None)
         if current is None:

@@ -150,7 +150,7 @@ def _length(moves: Tensor, norm: str) -> Tensor:
 
 
 def _steepest(gradient: Tensor, norm: Norm) -> Tensor:
-    """(S, n) direction of unit length in the norm; L1 spreads over the tenth of steepest coordinates."""
+    """(S, n) direction of unit length in the norm; L1 spreads over the steepest fiftieth of the coordinates."""
     if norm == "linf":
         return gradient.sign()
     if norm == "l2":
