@@ -9,8 +9,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from robustest.commands.audit_flags import AS_FOUND, AS_USUAL, AttackFlags, ModelFlags
-from robustest.commands.shared import Picture, answer_of, read_picture, side_by_side
-from robustest.errors import InvalidSetting
+from robustest.commands.shared import Picture, known_label, read_picture, side_by_side
 from robustest.results import AttackResult, Verdict
 
 _CODES = {Verdict.FLIPPED: 0, Verdict.SURVIVED: 0, Verdict.UNKNOWN: 4, Verdict.EXCLUDED: 5}
@@ -50,13 +49,7 @@ def attack(
     classifier = spec.load(model, device=device)
     height, width, channels = picture.image.shape
     check_fit(classifier.info, (height, width, channels))
-    known = picture.label if label is None else label
-    if known is None:
-        answer = answer_of(classifier, picture.image)
-        raise InvalidSetting(
-            f"--label is missing: the class of {image!r}. The classifier says {picture.class_name(answer)}; if that is right, "
-            f"add --label {answer}."
-        )
+    known = known_label(picture, image, label, classifier)
     check_labels([known], 1, classifier.info.classes)
     result = find_adversarials(classifier, picture.image[None], [known], settings=settings)[0]
     _tell(picture, result)

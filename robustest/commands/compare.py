@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -10,7 +9,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from robustest.commands.audit_flags import AS_FOUND, ModelFlags
-from robustest.commands.shared import read_images
+from robustest.commands.shared import read_images, typed
 from robustest.settings import Norm, Values
 
 
@@ -74,7 +73,7 @@ def compare(
         count=number,
         pixels=counts,
         progress=reporter(sys.stderr),
-        command=_command(),
+        command=typed(),
         save=None if out is None else out / "rows",
     )
     print_comparison(comparison)
@@ -83,13 +82,8 @@ def compare(
     if out is not None:
         write_json(comparison, out / "comparison.json")
         write_adversarials(comparison, out / "adversarial.npz")
-        from robustest.report.html import write_comparison
+        from robustest.report.compared import write_comparison
 
         write_comparison(comparison, out / "comparison.html")
         print(f"\nwritten: {out / 'comparison.html'}, comparison.json, adversarial.npz")
     return 0
-
-
-def _command() -> str:
-    """What the user typed, without the folder of the program."""
-    return shlex.join(["robustest", *sys.argv[1:]])

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from pathlib import Path
 from typing import Annotated, Literal, cast
 
 from cyclopts import Parameter
 
 from robustest.commands.audit_flags import AS_FOUND, ModelFlags
-from robustest.commands.shared import answer_of, read_picture
+from robustest.commands.shared import known_label, read_picture, typed
 
 
 def play(
@@ -65,7 +63,6 @@ def play(
         out: the page.
     """
     from robustest.attack.play import KindName, PlaySettings, play_image
-    from robustest.errors import InvalidSetting
     from robustest.report.play_page import write_play_page
 
     settings = PlaySettings(
@@ -85,13 +82,7 @@ def play(
     )
     picture = read_picture(image)
     classifier = spec.load(model, device=device)
-    known = picture.label if label is None else label
-    if known is None:
-        answer = answer_of(classifier, picture.image)
-        raise InvalidSetting(
-            f"--label is missing: the class of {image!r}. The classifier says {picture.class_name(answer)}; if that is right, "
-            f"add --label {answer}."
-        )
+    known = known_label(picture, image, label, classifier)
     result = play_image(classifier, picture.image, known, settings)
     if not result.games:
         print(
@@ -103,6 +94,5 @@ def play(
     if result.decision_only:
         print("The classifier gives labels alone: nothing but random plays judged a state.")
     print(f"{result.queries} queries in all")
-    command = shlex.join(["robustest", "play", *(word for word in sys.argv[2:])])
-    print(write_play_page(result, out, command=command, names=picture.class_names))
+    print(write_play_page(result, out, command=typed(), names=picture.class_names))
     return 0

@@ -1,8 +1,9 @@
-"""What several commands need: one picture by name, a model with its guesses told, a place for results."""
+"""What several commands need: pictures and images by name, what was guessed of a model, what the user typed."""
 
 from __future__ import annotations
 
 import re
+import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robustest.classifiers.classifier import Classifier, classes_of
-from robustest.errors import InvalidImage
+from robustest.errors import InvalidImage, InvalidSetting
 from robustest.images import ImageSet, Pixels, as_unit, load_images, load_picture
 
 _MEMBER = re.compile(r"(?P<file>.+\.npz)\[(?P<place>-?\d+)\]")
@@ -85,6 +86,30 @@ def answer_of(classifier: Classifier, image: Pixels) -> int:
     """The class that a classifier gives one image."""
     scores = classifier(as_unit(image)[None])
     return int(classes_of(scores, classifier.info.output)[0])
+
+
+def known_label(picture: Picture, name: str, label: int | None, classifier: Classifier) -> int:
+    """The class of a picture: the one given, else its source's.
+
+    Args:
+        name: of the picture, as the user wrote it. label: as given, or None.
+
+    Raises:
+        InvalidSetting: neither tells it; the message says what the classifier answers.
+    """
+    known = picture.label if label is None else label
+    if known is None:
+        answer = answer_of(classifier, picture.image)
+        raise InvalidSetting(
+            f"--label is missing: the class of {name!r}. The classifier says {picture.class_name(answer)}; if that is right, "
+            f"add --label {answer}."
+        )
+    return known
+
+
+def typed() -> str:
+    """What the user typed, without the folder of the program."""
+    return shlex.join(["robustest", *sys.argv[1:]])
 
 
 def side_by_side(*pictures: NDArray[np.uint8], gap: int = 8) -> NDArray[np.uint8]:

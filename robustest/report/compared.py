@@ -137,7 +137,7 @@ def _curves(comparison: Comparison) -> Curves | None:
         by_queries.append(Line(row.name, style, tuple((float(p.queries), p.flipped.share or 0.0) for p in curve)))
         last = curve[-1]
         medians.append((row.name, *(_at(curve, q) for q in _stops(comparison.queries)), f"{last.queries:,}"))
-    ends = [Line(n, s, tuple([*points, (most_pixels, points[-1][1])])) for n, s, points in by_pixels]
+    ends = [Line(n, s, (*points, (most_pixels, points[-1][1]))) for n, s, points in by_pixels]
     for k in sorted({1, *comparison.pixels, int(most_pixels)}):
         shares = [comparison.success(row, k) for row in played]
         grid.append((f"{k:,}", *(percent(share.share) if share else "-" for share in shares)))

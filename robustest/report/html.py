@@ -10,7 +10,6 @@ from pathlib import Path
 from robustest.audit.summary import AuditSummary
 from robustest.images import Pixels
 from robustest.report.classes import class_rows, confusion_of
-from robustest.report.compared import write_comparison
 from robustest.report.curves import convergence_of, survival_of
 from robustest.report.files import write_text
 from robustest.report.gallery import gallery_of, saliency_maps
@@ -38,9 +37,6 @@ _COLOPHON = (
     "drawn like these. Images that the classifier gets wrong unchanged are counted apart; images not decided count against "
     "every claim, on both sides. Every flip was rendered, rounded to 8 bits where the input is 8-bit, and scored once more."
 )
-
-
-__all__ = ["facts", "lede", "report_page", "tiles", "write_comparison", "write_report"]
 
 
 def write_report(summary: AuditSummary, path: str | Path, *, images: Pixels | None = None) -> Path:

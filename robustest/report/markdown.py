@@ -8,7 +8,7 @@ from pathlib import Path
 from robustest.audit.summary import AuditSummary
 from robustest.report.files import write_text
 from robustest.report.html import facts, lede, tiles
-from robustest.report.words import axis_of, bare_distance, headline, interval, percent
+from robustest.report.words import axis_of, bare_distance, headline, interval, is_whole, percent
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]()<>#+!|~])")
 _ROWS = (0.0, 1.0, 2.0, 3.0, 5.0, 10.0, 20.0)
@@ -38,11 +38,7 @@ def markdown_page(summary: AuditSummary) -> str:
 
 def _survival(summary: AuditSummary) -> list[str]:
     points, norm = summary.survival, summary.settings.norm
-    chosen = (
-        [p for p in points if p.distance in _ROWS]
-        if norm in ("l0", "l0_dims")
-        else points[:: 1 + len(points) // _MOST_ROWS]
-    )
+    chosen = [p for p in points if p.distance in _ROWS] if is_whole(norm) else points[:: 1 + len(points) // _MOST_ROWS]
     if not chosen:
         return []
     rows = [
