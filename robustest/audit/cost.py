@@ -10,7 +10,7 @@ import numpy as np
 
 from robustest.attack.driver import Job, play
 from robustest.attack.find import strategy_named
-from robustest.attack.task import Notes, Strategy, Task
+from robustest.attack.task import Notes, Task
 from robustest.audit.probe import probe_classifier
 from robustest.audit.progress import duration
 from robustest.audit.statistics import share_of
@@ -62,7 +62,6 @@ def estimate(
     settings: AttackSettings,
     *,
     seconds: float = 5.0,
-    strategy: Strategy | None = None,
 ) -> Cost:
     """Play some images with a small budget and scale up.
 
@@ -103,7 +102,7 @@ def estimate(
 
     spent = played = right = 0
     started = time.perf_counter()
-    search = strategy or strategy_named(settings.attack)
+    search = strategy_named(settings.attack)
     height, width, channels = shape
     for _, result in play(classifier, jobs(), search, shape=(height, width, channels), batch=probe.batch, games=games):
         spent += result.queries

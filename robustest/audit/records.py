@@ -75,9 +75,7 @@ class ImageRecord:
         return changed.reshape(image.shape)
 
 
-def record_of(
-    result: AttackResult, *, index: int, name: str, sha256: str, eight_bit: bool, reason: str | None = None
-) -> ImageRecord:
+def record_of(result: AttackResult, *, index: int, name: str, sha256: str, eight_bit: bool) -> ImageRecord:
     """The record of an attack's result."""
     pixels: NDArray[np.int64] | None = None
     values: Values | None = None
@@ -101,7 +99,7 @@ def record_of(
         sha256=sha256,
         label=result.label,
         verdict=result.verdict,
-        reason=result.reason if reason is None else reason,
+        reason=result.reason,
         predicted=result.predicted,
         pixels=pixels,
         values=values,

@@ -20,9 +20,9 @@ from robustest.audit.statistics import (
     Median,
     Share,
     SurvivalPoint,
-    clopper_pearson,
     median_of,
     share_of,
+    survival_at,
     survival_curve,
 )
 from robustest.classifiers.spec import InputSpec
@@ -102,13 +102,9 @@ class AuditSummary:
 
     def survival_at(self, distance: float, *, confidence: float = CONFIDENCE) -> SurvivalPoint | None:
         """The survival curve at any distance; None where nothing was tested."""
-        tested, unknown = self.counts.tested, self.counts.unknown
-        if tested == 0:
+        if self.counts.tested == 0:
             return None
-        flipped = int(np.searchsorted(self.distances, distance, side="right"))
-        low = clopper_pearson(tested - flipped - unknown, tested, confidence=confidence)[0]
-        high = clopper_pearson(tested - flipped, tested, confidence=confidence)[1]
-        return SurvivalPoint(float(distance), flipped, unknown, tested, low, high)
+        return survival_at(self.distances, distance, self.counts.tested, self.counts.unknown, confidence=confidence)
 
     @property
     def judgements(self) -> tuple[Judgement, ...]:

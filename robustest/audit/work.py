@@ -7,7 +7,6 @@ stay full to the end. Results depend on nothing but each image, the plan and the
 from __future__ import annotations
 
 import sqlite3
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -75,7 +74,6 @@ def work_on(
     workers: int = 1,
     wait: bool = True,
     notify: Callable[[Event], None] | None = None,
-    stop: threading.Event | None = None,
     strategy: Strategy | None = None,
     durable: bool = False,
     worker: Worker | None = None,
@@ -88,7 +86,7 @@ def work_on(
         run: the run folder. plan: its plan. classifier: the one that was planned.
         only: shards to work on; None for all. workers: processes that share the work here.
         wait: for shards that others hold, to take them over if they die.
-        notify: told of every image started and finished. stop: when set, no further image is begun.
+        notify: told of every image started and finished.
         strategy: a search in place of the one the plan names. durable: survive a loss of power, too.
         worker: this process's name; a new one if None. heartbeat, expiry: of leases, in seconds.
 
@@ -103,7 +101,6 @@ def work_on(
             only,
             workers,
             notify,
-            stop,
             strategy,
             durable,
             worker,
@@ -130,7 +127,6 @@ class _Work:
         only: Sequence[int] | None,
         workers: int,
         notify: Callable[[Event], None] | None,
-        stop: threading.Event | None,
         strategy: Strategy | None,
         durable: bool,
         worker: Worker | None,
@@ -144,7 +140,6 @@ class _Work:
         self.shards = range(plan.shards) if only is None else only
         self.share = plan.data.count * len(self.shards) // (plan.shards * max(1, workers))  # images, about
         self.notify = notify or (lambda _: None)
-        self.stop = stop or threading.Event()
         self.strategy = strategy or strategy_named(plan.settings.attack)
         self.durable = durable
         self.worker = worker or Worker.here()
@@ -172,12 +167,12 @@ class _Work:
         check_unchanged(self.classifier, self.asked, self.plan.scores, change=self.plan.model.largest_change)
         self.served.begin(self.asked)
         compiled.expect(self.share * self.plan.settings.queries)
-        while not self.stop.is_set():
+        while True:
             self._play_together()
             self._play_alone()
             if all(self._is_done(number) for number in self.shards) or not wait:
                 return
-            self.stop.wait(_POLL)
+            time.sleep(_POLL)
 
     def blame(self, error: BaseException) -> None:
         """Hold an error that nobody foresaw against the images in play, as a death of this process.
@@ -217,7 +212,7 @@ class _Work:
                 shard.playing.clear()
 
     def _play_alone(self) -> None:
-        while not self.stop.is_set():
+        while True:
             shard = next((shard for shard in self.held.values() if shard.alone), None)
             if shard is None:
                 return
@@ -242,7 +237,7 @@ class _Work:
         return play(self.classifier, jobs, self.strategy, shape=plan.data.shape, batch=self.batch, games=places)
 
     def _jobs(self) -> Iterator[Job]:
-        while not self.stop.is_set():
+        while True:
             shard = next((shard for shard in self.held.values() if shard.todo), None)
             if shard is None:
                 if not self._claim():
