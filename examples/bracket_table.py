@@ -34,7 +34,6 @@ from robustest.bounds.branch import prove_region
 from robustest.bounds.check import checker_of
 from robustest.bounds.checker import Checker
 from robustest.bounds.crown import margin_bounds
-from robustest.bounds.guarantee import Norm
 from robustest.bounds.radius import largest_radius
 from robustest.bounds.reading import graph_of
 from robustest.bounds.region import Region
@@ -42,6 +41,7 @@ from robustest.classifiers.onnx_file import OnnxClassifier
 from robustest.demo import MODELS as MODELS_SHIPPED
 from robustest.demo import demo_images
 from robustest.images import as_unit
+from robustest.settings import Norm
 
 MODELS = "mnist_wk_eps01,mnist_colt_eps01,cifar_cnn_a_adv,cifar_resnet2b_adv:20,gtsrb_bnn48:20,demo:plain,demo:provable"
 NORMS: tuple[Norm, ...] = ("l0", "l1", "l2", "linf")

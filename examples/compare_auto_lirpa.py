@@ -28,10 +28,10 @@ from small_networks import images_of, load
 from robustest.bounds.alpha import optimise
 from robustest.bounds.checker import Checker
 from robustest.bounds.crown import margin_bounds
-from robustest.bounds.guarantee import Norm
 from robustest.bounds.reading import graph_of, scorer_of
 from robustest.bounds.region import Region
 from robustest.classifiers.spec import InputSpec
+from robustest.settings import Norm
 
 BALLS: tuple[tuple[Norm, float], ...] = (("linf", 0.01), ("linf", 0.03), ("l2", 0.3), ("l1", 2.0), ("l0", 1), ("l0", 3))
 GRAY = InputSpec("NCHW", "gray")

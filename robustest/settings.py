@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from robustest.errors import InvalidSetting
 
 Norm = Literal["l0", "l0_dims", "l1", "l2", "linf"]
+"""`l0` counts pixels (all channels of a place), `l0_dims` counts channels of pixels."""
+NORMS: tuple[Norm, ...] = get_args(Norm)
+
 Values = Literal["corners", "free", "tau"]
+Guide = Literal["sift", "grid", "uniform"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +38,7 @@ class AttackSettings:
     norm: Norm = "l0"
     values: Values = "corners"
     tau: float = 1.0
-    guide: Literal["sift", "grid", "uniform"] = "sift"
+    guide: Guide = "sift"
     target: int | None = None
     minimal: bool = False
 
@@ -48,9 +52,9 @@ class AttackSettings:
         if self.target is not None and self.target < 0:
             raise InvalidSetting(f"target must be a class number >= 0; got {self.target!r}.")
         for name, value, allowed in (
-            ("norm", self.norm, ("l0", "l0_dims", "l1", "l2", "linf")),
-            ("values", self.values, ("corners", "free", "tau")),
-            ("guide", self.guide, ("sift", "grid", "uniform")),
+            ("norm", self.norm, NORMS),
+            ("values", self.values, get_args(Values)),
+            ("guide", self.guide, get_args(Guide)),
         ):
             if value not in allowed:
                 raise InvalidSetting(f"{name} must be one of {', '.join(allowed)}; got {value!r}.")

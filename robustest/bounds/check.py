@@ -10,12 +10,13 @@ import torch
 from numpy.typing import NDArray
 
 from robustest.bounds.checker import Checker
-from robustest.bounds.guarantee import Bracket, Norm
+from robustest.bounds.guarantee import Bracket
 from robustest.bounds.reading import graph_of, scorer_of
 from robustest.classifiers.onnx_file import OnnxClassifier
 from robustest.classifiers.spec import InputSpec
 from robustest.errors import InvalidSetting
 from robustest.images import as_unit, check_images
+from robustest.settings import Norm
 
 
 def certify(

@@ -28,7 +28,7 @@ from robustest.bounds.crown import margin_bounds, margin_rows, propagate
 from robustest.bounds.drift import ExecutionDrift
 from robustest.bounds.ends import nearest_in, note, share
 from robustest.bounds.graph import BoundGraph
-from robustest.bounds.guarantee import Bound, Bracket, Guarantee, Norm, Scorer, Witness
+from robustest.bounds.guarantee import Bound, Bracket, Guarantee, Scorer, Witness
 from robustest.bounds.jacobian import exact_scores, gradient_intervals
 from robustest.bounds.linf import LinfRaiser
 from robustest.bounds.lipschitz import Lipschitz, eclipse_constant, least_rate, product_constant, rates_of
@@ -42,6 +42,7 @@ from robustest.bounds.witness import find_witness, nearest_of, pull_back, rescor
 from robustest.classifiers.spec import InputSpec
 from robustest.errors import InvalidImage
 from robustest.images import as_unit
+from robustest.settings import Norm
 
 _COUNTS: tuple[Norm, ...] = ("l0", "l0_dims")
 _MOST_NODES = 1_000_000

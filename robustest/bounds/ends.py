@@ -8,8 +8,9 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from robustest.bounds.guarantee import Bound, Norm, Witness
+from robustest.bounds.guarantee import Bound, Witness
 from robustest.bounds.witness import distance, nearest_of
+from robustest.settings import Norm
 
 
 def nearest_in(image: NDArray[np.float32], norm: Norm, found: Mapping[Norm, Witness | None]) -> Witness | None:

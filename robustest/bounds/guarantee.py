@@ -11,18 +11,14 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from robustest.bounds.errors import SoundnessViolation
 from robustest.errors import InvalidSetting
-
-Norm = Literal["l0", "l0_dims", "l1", "l2", "linf"]
-"""`l0` counts pixels (all channels of a place), `l0_dims` counts channels of pixels."""
-
-NORMS: tuple[Norm, ...] = ("l0", "l0_dims", "l1", "l2", "linf")
+from robustest.settings import Norm
 
 Scorer = Callable[[NDArray[np.float32]], NDArray[np.floating]]
 """(N, H, W, C) float32 in [0, 1] to (N, K) scores: the classifier itself."""

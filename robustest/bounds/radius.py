@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable
 
-from robustest.bounds.guarantee import Norm
+from robustest.settings import Norm
 
 _TOLERANCE = 0.005
 """Relative width at which the search for a radius stops."""

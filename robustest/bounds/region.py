@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from robustest.bounds.budget import gained_in_l1, gained_in_l2, highest, most_in_l1, most_in_l2, price_in_l2
-from robustest.bounds.guarantee import Norm
 from robustest.bounds.rounding import U64, gamma
 from robustest.errors import InvalidSetting
+from robustest.settings import Norm
 
 _BLOCK = 40_000
 """Coefficients of forms that are minimised at once in L1 and L2, in many passes: blocks that fit the cache are faster."""

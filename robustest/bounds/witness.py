@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from robustest.bounds.graph import BoundGraph
-from robustest.bounds.guarantee import Norm, Scorer, Witness
+from robustest.bounds.guarantee import Scorer, Witness
+from robustest.settings import Norm
 
 
 def distance(image: NDArray[np.floating], other: NDArray[np.floating], norm: Norm) -> float:

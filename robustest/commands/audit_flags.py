@@ -22,7 +22,7 @@ from robustest.classifiers.classifier import Classifier
 from robustest.classifiers.loading import load_classifier
 from robustest.commands.shared import tell_guesses
 from robustest.errors import Interrupted, InvalidSetting
-from robustest.settings import AttackSettings
+from robustest.settings import AttackSettings, Guide, Norm, Values
 
 ONE_WAY = Parameter(negative="", show_default=False)  # no --no-... beside a flag, no --empty-... beside a list
 Format = Literal["human", "json", "github", "junit"]
@@ -56,16 +56,16 @@ class AttackFlags:
     seed: Annotated[int, _flag("of every random stream; the same seed gives the same result.")] = 0
     target: Annotated[int | None, _flag("class to be reached; any other than the label if not given.")] = None
     norm: Annotated[
-        Literal["l0", "l0_dims", "l1", "l2", "linf"],
+        Norm,
         _flag("distance that is made small: l0 counts pixels, l0_dims channels of pixels."),
     ] = "l0"
     values: Annotated[
-        Literal["corners", "free", "tau"],
+        Values,
         _flag("colours a pixel may take: corners of the colour cube, any 8-bit colour (free), or steps of tau."),
     ] = "corners"
     tau: Annotated[float, _flag("step where values is tau, in (0, 1]; 1 moves to a bound.")] = 1.0
     guide: Annotated[
-        Literal["sift", "grid", "uniform"],
+        Guide,
         _flag(
             "what guides the search: sift features (where no side is below 65 pixels, else the grid), a grid of regions, or uniform."
         ),

@@ -14,12 +14,10 @@ from cyclopts import Parameter
 from robustest.commands.audit_flags import AS_FOUND, ModelFlags
 from robustest.commands.certify_rows import Rows
 from robustest.commands.shared import read_images
+from robustest.settings import NORMS, Norm
 
 if TYPE_CHECKING:
-    from robustest.bounds.guarantee import Norm
     from robustest.classifiers.classifier import Classifier
-
-_NORMS = ("l0", "l0_dims", "l1", "l2", "linf")
 
 
 def certify(
@@ -145,8 +143,8 @@ def norms_of(norms: str, seconds: float, *, flag: str = "--norms", seconds_flag:
     from robustest.errors import InvalidSetting, MissingExtra
 
     chosen = [name.strip() for name in norms.split(",") if name.strip()]
-    if not chosen or set(chosen) - set(_NORMS):
-        raise InvalidSetting(f"{flag} must be a list of {', '.join(_NORMS)}; got {norms!r}.")
+    if not chosen or set(chosen) - set(NORMS):
+        raise InvalidSetting(f"{flag} must be a list of {', '.join(NORMS)}; got {norms!r}.")
     if not seconds > 0:
         raise InvalidSetting(f"{seconds_flag} must be > 0; got {seconds:g}.")
     try:

@@ -9,6 +9,7 @@ from cyclopts import Parameter
 
 from robustest.commands.audit_flags import AS_FOUND, ModelFlags
 from robustest.commands.shared import known_label, read_picture, typed
+from robustest.settings import Norm
 
 
 def play(
@@ -20,7 +21,7 @@ def play(
     kinds: str = "cooperator,nature,adversary,competitive",
     queries: int = 1000,
     radius: float = 5.0,
-    norm: Literal["l0", "l0_dims", "l1", "l2", "linf"] = "l0",
+    norm: Norm = "l0",
     tau: float = 1.0,
     change: Literal["pixel", "corners", "dimension"] = "pixel",
     features: Literal["sift", "partition", "effect"] = "sift",

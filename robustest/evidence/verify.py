@@ -272,8 +272,8 @@ def _pictures(folder: Path, summary: AuditSummary, indices: Sequence[int]) -> tu
             if not path.is_file():
                 continue
             try:
-                image = np.load(path, allow_pickle=False) if name.endswith(".npy") else load_picture(path)
-            except (RobustestError, ValueError, OSError):
+                image = _array(path) if name.endswith(".npy") else load_picture(path)
+            except RobustestError:
                 break
             if image.shape == summary.data.shape:
                 images.append(image)

@@ -15,9 +15,9 @@ from robustest.classifiers.spec import InputSpec
 from robustest.errors import RunConflict
 from robustest.report.charts import Chart, Line, line_chart
 from robustest.report.words import Table, axis_of, bare_distance, interval, is_whole, percent
+from robustest.settings import NORMS
 
 FILE = "certify.json"
-_NORMS = ("l0", "l0_dims", "l1", "l2", "linf")
 _MOST_ROWS = 14
 
 
@@ -115,7 +115,7 @@ def _proof(sha256: str, norm: str, bracket: dict[str, Any]) -> Proof:
         "" if lower is None else str(lower["claim"]),
     )
     ends = [proof.lower, *([] if proof.upper is None else [proof.upper])]
-    if norm not in _NORMS or not all(math.isfinite(end) and end >= 0 for end in ends):
+    if norm not in NORMS or not all(math.isfinite(end) and end >= 0 for end in ends):
         raise ValueError(f"a bracket in {norm!r} with the ends {ends}")
     return proof
 
@@ -143,7 +143,7 @@ def proven_of(summary: AuditSummary, proofs: Sequence[Proof]) -> Proven | None:
     mine = [proof for proof in proofs if proof.sha256 in names]
     if not mine:
         return None
-    norms = [norm for norm in _NORMS if any(proof.norm == norm for proof in mine)]
+    norms = [norm for norm in NORMS if any(proof.norm == norm for proof in mine)]
     images = len({proof.sha256 for proof in mine})
     note = (
         f"Of {images:,} images of this audit that the model gets right and that were certified: the lower curve is the share for which a proof "

@@ -20,7 +20,7 @@ from robustest.classifiers.classifier import Classifier, check_fit
 from robustest.classifiers.spec import InputSpec
 from robustest.errors import InvalidSetting
 from robustest.images import ImageSet, as_unit, check_images, check_labels, load_images
-from robustest.settings import AttackSettings
+from robustest.settings import NORMS, AttackSettings, Norm
 from robustest.testing.answers import Answer, Interval, Judged, check_number
 from robustest.testing.baselines import (
     Comparison,
@@ -34,7 +34,6 @@ from robustest.testing.estimates import Certified, Estimate
 
 _SETTINGS = "attack", "norm", "values", "tau", "guide", "target", "minimal"  # further fields of AttackSettings
 _OWN = "queries", "images", "seed"
-_NORMS = "l0", "l0_dims", "l1", "l2", "linf"
 _ASKED = 16  # images whose scores tell models of one name apart
 
 
@@ -125,7 +124,7 @@ class Robustness:
         model: Any,
         data: Any,
         *,
-        norm: Literal["l0", "l0_dims", "l1", "l2", "linf"] = "linf",
+        norm: Norm = "linf",
         labels: Any = None,
         spec: InputSpec | str | Path | None = None,
         images: int | None = None,
@@ -138,8 +137,8 @@ class Robustness:
             norm: of the distance. seconds: CPU time for each image; how far a proof gets in it varies a little from run to run, so
                 a threshold needs room. The rest is as in `audit`.
         """
-        if norm not in _NORMS:
-            raise InvalidSetting(f"norm must be one of {', '.join(_NORMS)}; got {norm!r}.")
+        if norm not in NORMS:
+            raise InvalidSetting(f"norm must be one of {', '.join(NORMS)}; got {norm!r}.")
         check_number("seconds", seconds)
         if seconds <= 0:
             raise InvalidSetting(f"seconds must be > 0; got {seconds}.")

@@ -17,25 +17,11 @@ from robustest.classifiers.callables import CallableClassifier
 from robustest.classifiers.spec import InputSpec
 from robustest.errors import InvalidSetting, NothingToTest
 from robustest.images import ImageSet
-from robustest.results import AttackResult, Verdict
+from robustest.results import AttackResult
 from robustest.settings import AttackSettings
+from tests.baselines.results import result
 
 SIDE = 5
-
-
-def result(pixels: int | None, *curve: tuple[int, float], queries: int = 100) -> AttackResult:
-    return AttackResult(
-        verdict=Verdict.SURVIVED if pixels is None else Verdict.FLIPPED,
-        attack="a",
-        norm="l0",
-        label=0,
-        target=None,
-        seed=0,
-        budget=100,
-        l0_pixels=pixels,
-        queries=queries,
-        curve=curve,
-    )
 
 
 def row(name: str, *runs: tuple[int | None, list[AttackResult]]) -> Row:

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from robustest.bounds.guarantee import Norm
 from robustest.bounds.region import Region
+from robustest.settings import Norm
 
 NORMS: tuple[Norm, ...] = ("linf", "l2", "l1", "l0", "l0_dims")
 

@@ -13,11 +13,11 @@ from robustest.bounds.checker import Checker
 from robustest.bounds.crown import margin_bounds, margin_rows
 from robustest.bounds.errors import GraphMismatch
 from robustest.bounds.graph import Activation
-from robustest.bounds.guarantee import Norm
 from robustest.bounds.reading import read_torch
 from robustest.bounds.region import Region
 from robustest.bounds.rounding import U32
 from robustest.classifiers.spec import InputSpec
+from robustest.settings import Norm
 
 from .random_nets import random_network
 

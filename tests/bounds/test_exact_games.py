@@ -23,14 +23,9 @@ from robustest.bounds.guarantee import Guarantee
 from robustest.bounds.taugrid import TauGrid
 from robustest.errors import InvalidSetting
 
+from .plane import around, given, linear
+
 Array = NDArray[np.float32]
-
-
-def linear(images: Array) -> NDArray[np.float64]:
-    """Margin 3 a + 4 b - 2 of the first two pixels."""
-    flat = images.reshape(len(images), -1).astype(np.float64)
-    gap = 3 * flat[:, 0] + 4 * flat[:, 1] - 2
-    return np.stack([gap, np.zeros_like(gap)], 1)
 
 
 def ring(images: Array) -> NDArray[np.float64]:
@@ -40,22 +35,10 @@ def ring(images: Array) -> NDArray[np.float64]:
     return np.stack([gap, np.zeros_like(gap)], 1)
 
 
-def pair(a: float, b: float) -> GridRegion:
-    image = np.zeros((2, 2, 1), np.float32)
-    image[0, 0], image[0, 1] = a, b
-    mask = np.zeros((2, 2), bool)
-    mask[0] = True
-    return GridRegion.of_mask(image, mask)
-
-
-def given(constant: float, norm: str = "l2") -> GridConstants:
-    return GridConstants.supplied(constant, norm, label=0, classes=2)  # type: ignore[arg-type]
-
-
 @pytest.mark.parametrize(("norm", "distance"), [("l2", 0.52), ("linf", 2.6 / 7), ("l1", 0.65)])
 def test_the_safe_radius_of_a_plane_is_gap_over_slope(norm: str, distance: float) -> None:
     """From (0.6, 0.7) the gap is 2.6, the slope (3, 4): L2 5, Linf 7 in its dual, L1 4 along b alone."""
-    found = safe_radius(TauGrid(pair(0.6, 0.7), given(5.0), linear, label=0), norm=norm, tolerance=0.02)  # type: ignore[arg-type]
+    found = safe_radius(TauGrid(around(0.6, 0.7), given(5.0), linear, label=0), norm=norm, tolerance=0.02)  # type: ignore[arg-type]
     assert found.lower is not None
     assert found.upper is not None
     assert found.lower <= distance <= found.upper
@@ -65,19 +48,19 @@ def test_the_safe_radius_of_a_plane_is_gap_over_slope(norm: str, distance: float
 
 def test_the_safe_radius_of_a_disc_is_known() -> None:
     exact = math.hypot(0.6, 0.5) - 0.1
-    found = safe_radius(TauGrid(pair(0.8, 0.7), given(1.0), ring, label=0), tolerance=0.02)
+    found = safe_radius(TauGrid(around(0.8, 0.7), given(1.0), ring, label=0), tolerance=0.02)
     assert found.lower is not None
     assert found.upper is not None
     assert found.lower <= exact + 1e-6
     assert exact - 1e-6 <= found.upper
     assert found.upper <= 1.05 * found.lower
-    few = safe_radius(TauGrid(pair(0.8, 0.7), given(1.0), ring, label=0, batch=4), queries=20)
+    few = safe_radius(TauGrid(around(0.8, 0.7), given(1.0), ring, label=0, batch=4), queries=20)
     assert few.lower is not None
     assert few.lower <= exact
 
 
 def test_a_region_without_errors_is_safe_at_every_radius() -> None:
-    found = safe_radius(TauGrid(pair(1.0, 1.0).within(0.5), given(5.0), linear, label=0))
+    found = safe_radius(TauGrid(around(1.0, 1.0).within(0.5), given(5.0), linear, label=0))
     assert found.lower == math.inf
     assert found.upper is None
 
@@ -130,7 +113,7 @@ def test_a_constant_spares_queries_without_changing_the_value() -> None:
 
 def test_feature_robustness_is_that_of_the_hardest_feature() -> None:
     """Pixel a alone crosses at 2.6 / 3 > 0.6: it cannot; pixel b alone at 0.65."""
-    image = pair(0.6, 0.7).image
+    image = around(0.6, 0.7).image
     grids = []
     for column in (0, 1):
         mask = np.zeros((2, 2), bool)
@@ -160,7 +143,7 @@ def test_every_small_set_with_listed_values_is_tried() -> None:
     """S7: 28x28 with two values takes 1,568 images for one pixel and 1.23 million for two."""
     assert sets_to_try(784, 1, 2) == 1568
     assert sets_to_try(784, 2, 2) == 1568 + 306_936 * 4
-    image = pair(0.6, 0.7).image
+    image = around(0.6, 0.7).image
     ends = np.array([[0.0], [1.0]], np.float32)
     found = exhaustive_sparse(linear, image, 0, 2, ends)
     assert found.exact

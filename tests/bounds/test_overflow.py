@@ -17,10 +17,10 @@ from robustest.bounds.cuts import prove_by_cuts
 from robustest.bounds.decision import Decision
 from robustest.bounds.graph import BoundGraph
 from robustest.bounds.grid_region import GridRegion
-from robustest.bounds.guarantee import Norm
 from robustest.bounds.region import Region
 from robustest.bounds.slope_certificate import slopes_that_prove
 from robustest.bounds.sparse_branch import decide_sparse
+from robustest.settings import Norm
 
 from .test_branch_layers import added_up, exact_graph, layers_of
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 from scipy.optimize import linprog, minimize
 
-from robustest.bounds.guarantee import Norm
 from robustest.bounds.recheck_bounds import Leaf
 from robustest.bounds.region import Region
 from robustest.errors import InvalidSetting
+from robustest.settings import Norm
 
 ROOM = 1e-9
 """The minimum may lie below the exact one by rounding, never above it."""

@@ -27,7 +27,7 @@ from robustest.bounds.errors import GraphMismatch, UnsupportedLayer
 from robustest.bounds.graph import Activation, BoundGraph
 from robustest.bounds.grid_constants import local_constants
 from robustest.bounds.grid_region import GridRegion
-from robustest.bounds.guarantee import Guarantee, Norm
+from robustest.bounds.guarantee import Guarantee
 from robustest.bounds.jacobian import gradient_intervals
 from robustest.bounds.lipschitz import eclipse_constant, product_constant, rates_of
 from robustest.bounds.reading import graph_of
@@ -40,6 +40,7 @@ from robustest.bounds.sign_check import check_signs
 from robustest.bounds.slope_certificate import slopes_that_prove
 from robustest.classifiers.onnx_file import OnnxClassifier
 from robustest.classifiers.spec import InputSpec
+from robustest.settings import Norm
 
 from .random_nets import NORMS, inside, points_of, random_region
 from .sign_nets import Sign, flat, linear, random_signs, random_signs_onnx

@@ -15,7 +15,7 @@ from torch import nn
 from robustest.bounds.cover import adaptive_cover
 from robustest.bounds.decision import Decision
 from robustest.bounds.grid_constants import global_constants, local_constants
-from robustest.bounds.grid_region import GridConstants, GridRegion
+from robustest.bounds.grid_region import GridConstants, GridNorm, GridRegion
 from robustest.bounds.guarantee import Guarantee, Scorer
 from robustest.bounds.lipschitz import product_constant
 from robustest.bounds.reading import read_torch
@@ -23,47 +23,29 @@ from robustest.bounds.taugrid import TauGrid
 from robustest.classifiers.spec import InputSpec
 from robustest.errors import InvalidSetting
 
+from .plane import around, given, linear
 from .random_nets import random_network
 
 Array = NDArray[np.float32]
 SPEC = InputSpec("NCHW", "gray")
 
 
-def linear(images: Array) -> NDArray[np.float64]:
-    """Margin 3 a + 4 b - 2 of the first two pixels: slope 5, boundary 3 a + 4 b = 2."""
-    flat = images.reshape(len(images), -1).astype(np.float64)
-    gap = 3 * flat[:, 0] + 4 * flat[:, 1] - 2
-    return np.stack([gap, np.zeros_like(gap)], 1)
-
-
-def corner(a: float, b: float) -> GridRegion:
-    image = np.zeros((2, 2, 1), np.float32)
-    image[0, 0], image[0, 1] = a, b
-    mask = np.zeros((2, 2), bool)
-    mask[0] = True
-    return GridRegion.of_mask(image, mask)
-
-
-def given(constant: float, norm: str = "l2") -> GridConstants:
-    return GridConstants.supplied(constant, norm, label=0, classes=2)  # type: ignore[arg-type]
-
-
 @pytest.mark.parametrize(
     ("norm", "slope", "per_step"), [("l2", 5.0, math.sqrt(2) / 2), ("l1", 4.0, 1.0), ("linf", 7.0, 0.5)]
 )
-def test_required_tau_is_margin_over_slope_and_half_a_cell(norm: str, slope: float, per_step: float) -> None:
-    grid = TauGrid(corner(0.5, 0.75), given(slope, norm), linear, label=0)  # the margin is 2.5
+def test_required_tau_is_margin_over_slope_and_half_a_cell(norm: GridNorm, slope: float, per_step: float) -> None:
+    grid = TauGrid(around(0.5, 0.75), given(slope, norm), linear, label=0)  # the margin is 2.5
     assert grid.required_tau() == pytest.approx(2.5 / (slope * per_step))
 
 
 def test_points_are_counted_before_the_run() -> None:
-    grid = TauGrid(corner(0.5, 0.75), given(5.0), linear, label=0)
+    grid = TauGrid(around(0.5, 0.75), given(5.0), linear, label=0)
     # Steps of 0.2 from 0.5 (two each way and both bounds) and from 0.75 (three down, one up, both bounds).
     assert grid.plan(0.2).points == 7 * 7
     assert math.prod(len(a) for a in grid.axes(0.2)) == 7 * 7
     assert "49 grid points" in grid.plan(0.2).sentence(scores="logits")
     assert grid.announcement(0.2).startswith("A grid needs tau <= 0.7071 at the image itself. tau = 0.2 in 2 dim")
-    hopeless = TauGrid(corner(0.0, 0.0), given(5.0), linear, label=0)  # misclassified already
+    hopeless = TauGrid(around(0.0, 0.0), given(5.0), linear, label=0)  # misclassified already
     assert "no step is small enough" in hopeless.announcement()
     whole = GridRegion.of_mask(np.zeros((28, 28, 1), np.float32), np.ones((28, 28), bool))
     large = TauGrid(whole, given(1.0), linear, label=0)
@@ -73,7 +55,7 @@ def test_points_are_counted_before_the_run() -> None:
 
 
 def test_a_grid_proves_a_region_on_one_side_of_the_boundary() -> None:
-    region = corner(0.9, 0.9).within(0.2)  # the least margin is 3 * 0.7 + 4 * 0.7 - 2 = 2.9
+    region = around(0.9, 0.9).within(0.2)  # the least margin is 3 * 0.7 + 4 * 0.7 - 2 = 2.9
     grid = TauGrid(region, given(5.0), linear, label=0)
     fine = grid.uniform(0.1)
     assert fine.decision is Decision.PROVED
@@ -88,7 +70,7 @@ def test_a_grid_proves_a_region_on_one_side_of_the_boundary() -> None:
 @pytest.mark.parametrize("tau", [0.3, 0.1, 0.03])
 def test_the_sandwich_holds_the_distance_of_a_plane(tau: float) -> None:
     """S3: from (0.6, 0.7) the boundary is (1.8 + 2.8 - 2) / 5 = 0.52 away; F - rho <= 0.52 <= F."""
-    cover = TauGrid(corner(0.6, 0.7), given(5.0), linear, label=0).uniform(tau)
+    cover = TauGrid(around(0.6, 0.7), given(5.0), linear, label=0).uniform(tau)
     assert cover.decision is Decision.FALSIFIED
     assert cover.upper is not None
     assert cover.upper >= 0.52
@@ -107,13 +89,13 @@ def test_an_error_in_the_middle_of_a_cell_is_not_proved_away() -> None:
         return np.stack([gap, np.zeros_like(gap)], 1)
 
     # At the corners, tau = 1, the margin is 0.6 > 1 * tau / 2: the published form would call the square safe.
-    grid = TauGrid(corner(0.0, 0.0), given(1.0, "l1"), bump, label=0)
+    grid = TauGrid(around(0.0, 0.0), given(1.0, "l1"), bump, label=0)
     assert grid.uniform(1.0).decision is Decision.OPEN
     assert adaptive_cover(grid).decision is Decision.FALSIFIED
 
 
 def test_an_adaptive_cover_asks_only_where_it_must() -> None:
-    region = corner(1.0, 1.0).within(0.55)  # least margin 3 * 0.45 + 4 * 0.45 - 2 = 1.15
+    region = around(1.0, 1.0).within(0.55)  # least margin 3 * 0.45 + 4 * 0.45 - 2 = 1.15
     grid = TauGrid(region, given(5.0), linear, label=0)
     cover = adaptive_cover(grid)
     assert cover.decision is Decision.PROVED
@@ -122,7 +104,7 @@ def test_an_adaptive_cover_asks_only_where_it_must() -> None:
 
 
 def test_points_that_were_visited_save_queries() -> None:
-    region = corner(1.0, 1.0).within(0.55)
+    region = around(1.0, 1.0).within(0.55)
     grid = TauGrid(region, given(5.0), linear, label=0)
     alone = adaptive_cover(grid)
     visited = np.array(list(itertools.product(np.linspace(0.5, 1, 9), repeat=2)), np.float32)
@@ -130,13 +112,13 @@ def test_points_that_were_visited_save_queries() -> None:
     assert helped.decision is Decision.PROVED
     assert helped.reused > 0
     assert helped.queries < alone.queries
-    wrong = adaptive_cover(TauGrid(corner(1, 1), given(5.0), linear, label=0), visited=np.zeros((1, 2), np.float32))
+    wrong = adaptive_cover(TauGrid(around(1, 1), given(5.0), linear, label=0), visited=np.zeros((1, 2), np.float32))
     assert wrong.decision is Decision.FALSIFIED
     assert wrong.queries == 0
 
 
 def test_an_unfinished_cover_is_progress_not_proof() -> None:
-    region = corner(1.0, 1.0).within(0.69)  # least margin 0.17: many cells
+    region = around(1.0, 1.0).within(0.69)  # least margin 0.17: many cells
     cover = adaptive_cover(TauGrid(region, given(20.0), linear, label=0, batch=2), queries=40)
     assert cover.decision is Decision.OPEN
     assert 0 < cover.certified < 1
@@ -150,7 +132,7 @@ def test_a_margin_equal_to_the_loss_is_not_certified() -> None:
     def flat(images: Array) -> NDArray[np.float64]:
         return np.stack([np.full(len(images), 0.5), np.zeros(len(images))], 1)
 
-    grid = TauGrid(corner(0.0, 0.0), given(1.0, "linf"), flat, label=0)
+    grid = TauGrid(around(0.0, 0.0), given(1.0, "linf"), flat, label=0)
     assert grid.uniform(1.0).decision is Decision.OPEN
     assert grid.uniform(0.5).decision is Decision.PROVED
 
@@ -162,7 +144,7 @@ def test_targeted_grids_ask_about_one_rival() -> None:
         flat = images.reshape(len(images), -1).astype(np.float64)
         return np.stack([np.ones(len(flat)), 2 - 3 * flat[:, 0], np.full(len(flat), -9.0)], 1)
 
-    region = corner(1.0, 1.0)
+    region = around(1.0, 1.0)
     for target, decision in ((1, Decision.FALSIFIED), (2, Decision.PROVED)):
         constants = GridConstants.supplied(3.0, "l1", label=0, classes=3, target=target)
         assert adaptive_cover(TauGrid(region, constants, three, label=0)).decision is decision

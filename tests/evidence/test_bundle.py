@@ -222,9 +222,11 @@ def test_arrays_of_images_that_are_not_8_bit_are_compared_with_the_result(home: 
     changed = np.load(bundle / "adversarial" / "000001.npy")
     np.save(bundle / "adversarial" / "000001.npy", np.zeros_like(changed))
     (bundle / "adversarial" / "000002.npy").write_bytes(b"no array")
-    told = "\n".join(check(bundle, home, replay=0).problems)
+    (bundle / "adversarial" / "000003.npy").write_bytes(b"")
+    told = "\n".join(check(bundle, home).problems)
     assert "adversarial/000001.npy: does not have the changed pixels of result.json" in told
     assert "adversarial/000002.npy: it cannot be read" in told
+    assert "adversarial/000003.npy: it cannot be read" in told
 
 
 def test_names_with_markup_stay_text_and_the_draft_is_stamped_on_every_page(bundle: Path) -> None:

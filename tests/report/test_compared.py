@@ -7,28 +7,14 @@ import pytest
 
 from robustest.baselines.comparison import Access, Comparison, Row, Run
 from robustest.report.compared import compared_headline, success_table, write_comparison
-from robustest.results import AttackResult, Verdict
-
-
-def result(pixels: int | None, queries: int = 50) -> AttackResult:
-    return AttackResult(
-        verdict=Verdict.FLIPPED if pixels else Verdict.SURVIVED,
-        attack="any",
-        norm="l0",
-        label=0,
-        target=None,
-        seed=0,
-        budget=100,
-        l0_pixels=pixels,
-        queries=queries,
-        curve=((queries, float(pixels)),) if pixels else (),
-    )
+from tests.baselines.results import result
 
 
 def row(
     name: str, found: list[int | None], *, pixels: int | None = None, access: Access = "scores", note: str = ""
 ) -> Row:
-    run = Run(attack=name, pixels=pixels, budget=100, results=tuple(result(p) for p in found), seconds=1.5)
+    results = tuple(result(p, *([] if p is None else [(50, float(p))]), queries=50) for p in found)
+    run = Run(attack=name, pixels=pixels, budget=100, results=results, seconds=1.5)
     return Row(name=name, access=access, runs=(run,), note=note)
 
 
