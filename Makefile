@@ -27,7 +27,7 @@ test-slow: .venv/installed-dev   ## the slow tests too
 
 # torchattacks without its dependencies: its pins would downgrade requests and urllib3, and it runs without them.
 .venv/installed-dev: .venv/installed
-	$(PIP) --editable '.[bounds,compare,fast,grpc,parquet,pytest]' --group dev
+	$(PIP) --editable '.[bounds,compare,fast,grpc,pytest]' --group dev
 	$(PIP) --no-deps torchattacks==3.5.1
 	touch $@
 

@@ -133,7 +133,7 @@ def test_doctor_looks_at_every_part(capsys: pytest.CaptureFixture[str]) -> None:
     groups = {finding["group"] for finding in told["findings"]}
     assert groups == {"machine", "core", "extras", "compiled", "devices", "conflicts", "pytest", "demo", "disk"}
     extras = {finding["name"] for finding in told["findings"] if finding["group"] == "extras"}
-    assert extras == {"fast", "torch", "bounds", "compare", "grpc", "parquet", "dask", "ray", "pytest"}
+    assert extras == {"fast", "torch", "bounds", "compare", "grpc", "dask", "ray", "pytest"}
     assert run(["doctor"]) == 0
     assert "numpy" in capsys.readouterr().out
 

@@ -44,7 +44,6 @@ _EXTRAS = {
     "compare": (("torch", "captum", "onnx"), "white-box attacks and saliency maps to compare with"),
     "fast": (("numba",), "compiled inner loops, for long runs on small models"),
     "grpc": (("grpcio",), "models served over gRPC"),
-    "parquet": (("pyarrow",), "sealed ledgers as Parquet"),
     "dask": (("distributed",), "shards placed on a Dask cluster"),
     "ray": (("ray",), "shards placed on a Ray cluster"),
     "pytest": (("pytest",), "robustness tests in a pytest suite"),
