@@ -256,7 +256,7 @@ def test_a_folder_with_another_audit_is_refused_by_what_differs(
         run_audit(linear.scores, images, None, replace(settings, **change), tmp_path / "run")  # type: ignore[arg-type]
     with pytest.raises(RunConflict, match=r"images 24 \(.* there, 2 \(.* here"):
         run_audit(linear.scores, images.take([0, 1]), None, settings, tmp_path / "run")
-    with pytest.raises(RunConflict, match="input spec"):
+    with pytest.raises(RunConflict, match="output logits there, label here"):
         run_audit(linear.scores, images, None, settings, tmp_path / "run", spec=InputSpec(output="label"))
     assert (tmp_path / "run" / "result.json").read_bytes() == before
 
