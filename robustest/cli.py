@@ -1,16 +1,18 @@
 """The command line: names, help and exit codes; each command's work is a module of `robustest.commands`.
 
 Nothing heavy is imported until a command runs. Exit codes: 0 fine, 1 a threshold was refuted, 2 misuse, 3 inconclusive,
-4 the model or the environment failed, 5 nothing to test, 130 interrupted and resumable.
+4 the model or the environment failed (whoever reads the output, too), 5 nothing to test, 130 interrupted and resumable.
 """
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import importlib.util
+import os
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TextIO
 
 from robustest import __version__
 from robustest.errors import RobustestError
@@ -86,8 +88,37 @@ def _is_number(text: str) -> bool:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run one command and exit with its code."""
-    sys.exit(run(sys.argv[1:] if arguments is None else arguments))
+    """Run one command and exit with its code; with 4 in place of 0 where not all that was printed could be delivered."""
+    # Started without one (`>&-`), a stream is None, and the first file that is opened takes its number.
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115 (open until the end)
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
+    code = run(sys.argv[1:] if arguments is None else arguments)
+    failure = _flush(sys.stdout)
+    if failure is not None and code == 0:
+        _complain(failure.strerror or str(failure))
+        code = 4
+    _flush(sys.stderr)
+    sys.exit(code)
+
+
+def _flush(stream: TextIO) -> OSError | None:
+    """Deliver what a stream still holds; where that fails it goes nowhere, or Python would end with a code of its own.
+
+    Returns:
+        The failure, or None.
+    """
+    try:
+        stream.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        return error
+    return None
+
+
+def _complain(sentence: str) -> None:
+    """Print an error on standard error, where that is still open."""
+    with contextlib.suppress(OSError):
+        print(f"robustest: {sentence}", file=sys.stderr, flush=True)
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -101,35 +132,35 @@ def run(arguments: Sequence[str]) -> int:
     chosen = next(iter(arguments), "")
     problem = _problem(chosen)
     if problem is not None:
-        print(f"robustest: {problem}", file=sys.stderr)
+        _complain(problem)
         return 2
     app = _app(chosen)
     try:
         code = app(list(arguments), exit_on_error=False, print_error=True, result_action="return_value")
     except UnusedCliTokensError as error:
         if error.unused_tokens and all(map(_is_number, error.unused_tokens)):
-            print("robustest: several numbers of one flag go with commas: --mean 0.485,0.456,0.406", file=sys.stderr)
+            _complain("several numbers of one flag go with commas: --mean 0.485,0.456,0.406")
         return 2
     except CycloptsError:
         return 2
     except RobustestError as error:
-        print(f"robustest: {error}", file=sys.stderr)
+        _complain(str(error))
         return error.exit_code
     except KeyboardInterrupt:
         goes_on = chosen in _RESUMED or (chosen in _RESUMED_FROM_OUT and {"-o", "--out"} & set(arguments))
         way = " Run the same command again to go on from here." if goes_on else ""
-        print(f"robustest: interrupted.{way}", file=sys.stderr)
+        _complain(f"interrupted.{way}")
         return 130
-    except BrokenPipeError:
-        return 0
-    except OSError as error:
-        print(f"robustest: {error.strerror or error}: {error.filename or ''}".rstrip(": "), file=sys.stderr)
+    except OSError as error:  # a broken pipe too: perhaps it was about to be said that a threshold was refuted
+        _complain(f"{error.strerror or error}: {error.filename or ''}".rstrip(": "))
+        return 4
+    except SystemExit as error:
+        if not isinstance(error.__context__, BrokenPipeError):
+            raise
+        _complain("Broken pipe")  # rich exits with 1 then, which says that a threshold was refuted
         return 4
     except Exception as error:  # Python's own exit code for it is 1, which says that a threshold was refuted
         sys.excepthook(type(error), error, error.__traceback__)
-        print(
-            f"robustest: failed by a fault of its own ({type(error).__name__}, above); please report it.",
-            file=sys.stderr,
-        )
+        _complain(f"failed by a fault of its own ({type(error).__name__}, above); please report it.")
         return 4
     return code if isinstance(code, int) else 0

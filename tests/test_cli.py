@@ -1,5 +1,6 @@
 """The command line itself: help, unknown commands and flags, lazy modules, exit codes."""
 
+import os
 import subprocess
 import sys
 
@@ -81,7 +82,7 @@ def test_every_command_explains_itself_and_each_of_its_flags(name: str, capsys: 
         (MissingExtra("torch", "torch", "this"), 4, "pip install 'robustest[torch]'"),
         (KeyboardInterrupt(), 130, "robustest: interrupted.\n"),  # nothing of it goes on
         (OSError(28, "No space left on device", "a.json"), 4, "No space left on device: a.json"),
-        (BrokenPipeError(), 0, ""),
+        (BrokenPipeError(32, "Broken pipe"), 4, "robustest: Broken pipe\n"),
         (IndexError("nobody foresaw it"), 4, "robustest: failed by a fault of its own (IndexError, above)"),
     ],
     ids=lambda value: type(value).__name__,
@@ -95,6 +96,86 @@ def test_each_error_has_its_exit_code(
     monkeypatch.setattr("robustest.commands.saliency.read_picture", fail)
     assert run(["saliency", "a.png"]) == code
     assert message in capsys.readouterr().err
+
+
+FEW = "print('the threshold was', 'refuted' if code else 'shown')"  # still in the buffer when the command is done
+MANY = "[print('an image', flush=True) for _ in range(9)]"
+TABLE = "import rich.console; rich.console.Console().print('a table')"  # rich ends the program by itself, with 1
+
+
+@pytest.mark.parametrize("printing", [FEW, MANY, TABLE])
+@pytest.mark.parametrize("code", [0, 1, 3])
+@pytest.mark.parametrize("both", [False, True])
+def test_output_that_nobody_reads_is_never_fine(printing: str, code: int, both: bool) -> None:
+    """As after `| head`: a pipe whose reading end is closed, for standard error too or not."""
+    reading, pipe = os.pipe()
+    os.close(reading)
+    kept = subprocess.run(
+        [sys.executable, "-c", _ending(printing, code)],
+        stdout=pipe,
+        stderr=pipe if both else subprocess.PIPE,
+        text=True,
+        timeout=60,
+        check=False,
+        env=_buffered(),
+    )
+    os.close(pipe)
+    done = printing == FEW and code  # it ran to its end, and its code says more
+    assert kept.returncode == (code if done else 4)
+    if not both:
+        assert kept.stderr == ("" if done else "robustest: Broken pipe\n")
+
+
+def test_output_that_was_read_leaves_the_code_as_it_is() -> None:
+    for code in (0, 1):
+        words = [sys.executable, "-c", _ending(FEW, code)]
+        kept = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False, env=_buffered())
+        assert (kept.returncode, kept.stderr) == (code, "")
+        assert kept.stdout == f"the threshold was {'refuted' if code else 'shown'}\n"
+
+
+@pytest.mark.parametrize(
+    ("elsewhere", "code", "says"),
+    [
+        (">&-", 0, ""),
+        ("2>&-", 0, ""),
+        pytest.param(
+            ">/dev/full",
+            4,
+            "robustest: No space left on device\n",
+            marks=pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here"),
+        ),
+    ],
+)
+def test_output_that_was_closed_by_the_user_is_no_fault_and_a_full_disk_is_one(
+    elsewhere: str, code: int, says: str
+) -> None:
+    words = ["sh", "-c", f'"$0" -c "$1" {elsewhere}', sys.executable, _ending(FEW, 0)]
+    kept = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False, env=_buffered())
+    assert (kept.returncode, kept.stderr) == (code, says)
+
+
+def test_another_end_of_the_program_is_not_taken_for_a_closed_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
+    def leave(*_: object) -> None:
+        raise SystemExit(7)
+
+    monkeypatch.setattr("robustest.commands.saliency.read_picture", leave)
+    with pytest.raises(SystemExit):
+        run(["saliency", "a.png"])
+
+
+def _buffered() -> dict[str, str]:
+    """The environment without what makes Python write each line at once."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+
+
+def _ending(printing: str, code: int) -> str:
+    """A program that is the command line with a command that prints and ends with a code."""
+    return (
+        "import sys; from robustest import cli; from robustest.commands import saliency\n"
+        f"def command(name, /):\n    code = {code}; {printing}; return code\n"
+        "saliency.saliency = command; cli.main(['saliency', 'a.png'])"
+    )
 
 
 def test_help_loads_nothing_heavy() -> None:
