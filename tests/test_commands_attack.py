@@ -95,6 +95,30 @@ def test_one_image_of_a_set_has_its_label() -> None:
         read_picture("a.b.npz[-1]")
 
 
+def test_a_folder_is_no_picture(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("pictures").mkdir()
+    assert run(["attack", PLAIN, "pictures", "--label", "0"]) == 2
+    assert capsys.readouterr().err == "robustest: IMAGE 'pictures' is a folder; name one picture in it.\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "work"),
+    [
+        (["attack", PLAIN, FIRST, "-o", "file/out"], "robustest.attack.find.find_adversarials"),
+        (["play", PLAIN, FIRST, "-o", "file/play.html"], "robustest.attack.play.play_image"),
+        (["compare", PLAIN, str(IMAGES), "-o", "file/out"], "robustest.baselines.compare.run_comparison"),
+    ],
+    ids=lambda words: words[0] if isinstance(words, list) else "",
+)
+def test_a_folder_that_cannot_be_made_is_refused_before_any_work(
+    words: list[str], work: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("file").write_text("")
+    monkeypatch.setattr(work, lambda *_, **__: pytest.fail("worked"))
+    assert run(words) == 4
+    assert "cannot be used: Not a directory" in capsys.readouterr().err
+
+
 def test_side_by_side_keeps_each_picture() -> None:
     gray, colour = np.full((2, 3, 1), 9, np.uint8), np.full((2, 3, 3), 200, np.uint8)
     both = side_by_side(gray, colour, gap=1)

@@ -7,10 +7,15 @@ import json
 import os
 import shutil
 import sqlite3
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
+
+import numpy as np
+from numpy.lib import format as npy
+from numpy.typing import NDArray
 
 from robustest.errors import EnvironmentFailure, RunConflict
 
@@ -33,6 +38,29 @@ def storage(folder: Path) -> Iterator[None]:
         text = str(error)
         code = errno.ENOSPC if "full" in text else errno.EROFS if "readonly" in text or "unable to open" in text else 0
         raise EnvironmentFailure(_sentence(folder, code, text)) from error
+
+
+def check_writable(folder: Path) -> None:
+    """Check, before work whose result is to go into a folder, that a file can be written there; leaves nothing behind.
+
+    Args:
+        folder: there already, or yet to be made.
+
+    Raises:
+        EnvironmentFailure: it cannot.
+    """
+    there = folder.absolute()
+    while not there.exists() and there != there.parent:
+        there = there.parent
+    with storage(folder), tempfile.TemporaryFile(dir=there):
+        pass
+
+
+def write_array(handle: IO[bytes], array: NDArray[Any]) -> None:
+    """What `np.save` writes; a full disk is an error with its number here, which numpy leaves out."""
+    whole = np.ascontiguousarray(array)
+    npy.write_array_header_1_0(handle, npy.header_data_from_array_1_0(whole))
+    handle.write(whole.data)
 
 
 def _sentence(folder: Path, code: int, text: str) -> str:

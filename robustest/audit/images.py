@@ -19,7 +19,7 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
-from robustest.audit.files import writing
+from robustest.audit.files import write_array, writing
 from robustest.audit.records import Values
 from robustest.errors import RunConflict
 from robustest.images import ImageSet
@@ -59,7 +59,7 @@ def store_images(folder: Path, images: ImageSet, digest: str) -> None:
         path = place / f"{digest[:16]}.{name}.npy"
         if not path.exists():
             with writing(path) as handle:
-                np.save(handle, np.ascontiguousarray(array), allow_pickle=False)
+                write_array(handle, array)
     names = place / f"{digest[:16]}.names.json"
     if not names.exists():
         with writing(names) as handle:

@@ -41,6 +41,7 @@ def attack(
         out: folder for the files; the current one if not given.
     """
     from robustest.attack.find import find_adversarials
+    from robustest.audit.files import check_writable
     from robustest.classifiers.classifier import check_fit
     from robustest.images import check_labels
 
@@ -51,10 +52,12 @@ def attack(
     check_fit(classifier.info, (height, width, channels))
     known = known_label(picture, image, label, classifier)
     check_labels([known], 1, classifier.info.classes)
+    folder = out or Path()
+    check_writable(folder)  # before anything is attacked
     result = find_adversarials(classifier, picture.image[None], [known], settings=settings)[0]
     _tell(picture, result)
     if result.image is not None:
-        for path in _write(picture, result, model, out or Path()):
+        for path in _write(picture, result, model, folder):
             print(path)
     return _CODES[result.verdict]
 

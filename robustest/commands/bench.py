@@ -48,18 +48,18 @@ def bench(
         threads: of an ONNX model's own arithmetic where there is one process; all cores if not given.
         json_file: where to write the figures as JSON.
     """
-    from robustest.audit.files import storage, writing
+    from robustest.audit.files import check_writable
     from robustest.bench import measure
     from robustest.classifiers.onnx_file import OnnxClassifier
     from robustest.errors import InvalidSetting
+    from robustest.report.files import write_text
     from robustest.settings import AttackSettings
 
     if turns < 1 or number < 1 or (workers is not None and workers < 1):
         raise InvalidSetting(f"--turns, --images and --workers must be >= 1; got {turns}, {number} and {workers}.")
     settings = AttackSettings(queries=queries, seed=seed)
     if json_file is not None:
-        with storage(json_file.parent):  # before anything is measured
-            json_file.parent.mkdir(parents=True, exist_ok=True)
+        check_writable(json_file.parent)  # before anything is measured
     classifier = spec.load(model, device=device, threads=threads)
     if workers is None:
         workers = len(os.sched_getaffinity(0)) if isinstance(classifier, OnnxClassifier) and threads is None else 1
@@ -86,8 +86,7 @@ def bench(
     if speed.shares_beside:
         _print_shares("beside that, share of the same time in a thread that scores:", speed.shares_beside)
     if json_file is not None:
-        with storage(json_file.parent), writing(json_file) as handle:
-            handle.write((json.dumps(speed.as_json(), indent=2) + "\n").encode())
+        write_text(json_file, json.dumps(speed.as_json(), indent=2) + "\n")
     return 0
 
 

@@ -49,7 +49,7 @@ def certify(
     """
     import numpy as np
 
-    from robustest.audit.files import storage, writing
+    from robustest.audit.files import check_writable, storage, writing
     from robustest.audit.summary import spec_json
     from robustest.classifiers.classifier import check_fit, classes_of
     from robustest.errors import InvalidSetting
@@ -72,8 +72,7 @@ def certify(
     predicted = classes_of(classifier(unit), classifier.info.output)
     checker = checker_of(classifier, image_shape=shape)
     if out is not None:
-        with storage(out):  # before anything is proved: hours of it are not to end at a folder that cannot be written
-            out.mkdir(parents=True, exist_ok=True)
+        check_writable(out)  # before anything is proved: hours of it are not to end at a folder that cannot be written
     rows = Rows(None if out is None else out / "rows", classifier.info, chosen, seconds)
     print(f"{classifier.info.source}: distance to the nearest misclassified image, [proven lower, re-scored upper]")
     entries = []

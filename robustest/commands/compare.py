@@ -48,6 +48,7 @@ def compare(
         device: of a torch module, such as cuda:0.
         threads: of an ONNX model's own arithmetic; all cores if not given.
     """
+    from robustest.audit.files import check_writable, storage
     from robustest.baselines.compare import parse_attacks, run_comparison
     from robustest.baselines.files import parse_pixels, write_adversarials, write_json
     from robustest.baselines.objects import load_masks, object_shares
@@ -64,7 +65,7 @@ def compare(
     loaded = read_images(images)
     masks = load_masks(images, loaded)
     if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
+        check_writable(out)  # before anything is attacked
     comparison = run_comparison(
         classifier,
         loaded,
@@ -80,10 +81,12 @@ def compare(
     if masks is not None:
         print_objects(object_shares(comparison, masks), loaded)
     if out is not None:
-        write_json(comparison, out / "comparison.json")
-        write_adversarials(comparison, out / "adversarial.npz")
         from robustest.report.compared import write_comparison
 
+        with storage(out):
+            out.mkdir(parents=True, exist_ok=True)
+            write_json(comparison, out / "comparison.json")
+            write_adversarials(comparison, out / "adversarial.npz")
         write_comparison(comparison, out / "comparison.html")
         print(f"\nwritten: {out / 'comparison.html'}, comparison.json, adversarial.npz")
     return 0

@@ -64,6 +64,7 @@ def play(
         out: the page.
     """
     from robustest.attack.play import KindName, PlaySettings, play_image
+    from robustest.audit.files import check_writable
     from robustest.report.play_page import write_play_page
 
     settings = PlaySettings(
@@ -84,6 +85,7 @@ def play(
     picture = read_picture(image)
     classifier = spec.load(model, device=device)
     known = known_label(picture, image, label, classifier)
+    check_writable(out.parent)  # before anything is played
     result = play_image(classifier, picture.image, known, settings)
     if not result.games:
         print(

@@ -61,6 +61,8 @@ def read_picture(name: str) -> Picture:
     if member is None:
         if name.endswith(".npz"):
             raise InvalidImage(f"IMAGE {name!r} is a set of images; name one of them, such as '{name}[0]'.")
+        if Path(name).is_dir():
+            raise InvalidImage(f"IMAGE {name!r} is a folder; name one picture in it.")
         return Picture(load_picture(name), Path(name).stem)
     images = load_images(member["file"])
     place = int(member["place"])
