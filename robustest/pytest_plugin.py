@@ -39,7 +39,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         type=float,
         default=1.0,
         metavar="SCALE",
-        help="multiply every query budget, for smoke tests; claims are then inconclusive at best",
+        help="multiply every query budget, for smoke tests; claims are then about these budgets",
     )
     parser.addini("robustest_baseline_dir", "folder of baselines", default="tests/robustness")
     parser.addini("robustest_run_dir", "folder of resumable runs", default=".robustest/runs")

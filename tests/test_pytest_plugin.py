@@ -12,6 +12,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ from robustest.errors import InvalidSetting
 from robustest.settings import AttackSettings
 from robustest.testing.answers import Answer, Judged
 from robustest.testing.baselines import Comparison, settings_digest
-from robustest.testing.estimates import Estimate
+from robustest.testing.estimates import Certified, Estimate
 from robustest.testing.fixture import BaselineFailure, Robustness, SessionSettings
 
 # A gray 5x5 image of darkness is class 0; more than 3.5 pixels' worth of light make class 1: four pixels flip each image.
@@ -312,6 +313,56 @@ def test_every_quantity_is_judged_at_the_sessions_confidence(tmp_path: Path) -> 
         assert wide[0] <= narrow[0]
         assert wide[1] >= narrow[1]
     assert ends["clean accuracy"][0] != ends["clean accuracy"][1]
+
+
+@pytest.mark.parametrize(
+    ("norm", "within", "median", "worst"),
+    [
+        ("l0", "3 pixel(s)", "median pixels to flip", "4 pixel(s)"),
+        ("l0_dims", "3 channel(s)", "median channels to flip", "4 channel(s)"),
+        ("l1", "l1 3", "median l1 distance to flip", "l1 4"),
+        ("l2", "l2 3", "median l2 distance to flip", "l2 2"),
+        ("linf", "linf 3", "median linf distance to flip", "linf 1"),
+    ],
+)
+def test_claims_speak_of_their_norm(tmp_path: Path, norm: str, within: str, median: str, worst: str) -> None:
+    """Four pixels of one image, from black to white: 4 in L1, the root of 4 in L2, 1 in Linf."""
+    record = SimpleNamespace(
+        flipped=True,
+        distances=True,
+        distance={"l0": 4.0, "l0_dims": 4.0, "l1": 4.0, "l2": 2.0, "linf": 1.0}.__getitem__,
+        index=0,
+        name="one",
+        label=0,
+        predicted=1,
+        queries=9,
+    )
+    point = SimpleNamespace(survived=0, of=1, low=0.0, high=0.975)
+    summary = SimpleNamespace(
+        records=[record], folder=None, doubts=(), survival_at=lambda *_, **__: point, settings=AttackSettings(queries=9)
+    )
+    estimate = by_hand(tmp_path).audit(flat_lamp, FLAT[:1], labels=[0], norm=norm)
+    estimate._summary = summary  # type: ignore[assignment]  # what claims read of one
+    share = estimate.survives(pixels=3)
+    assert share.name == f"share that survives {within}"
+    assert share.interval.evidence[:2] == (
+        f"0 of 1 images survive {within} of this attack at 9 queries: 95% interval [0.000, 0.975]",
+        f"worst image: one (class 0), flipped to 1 by {worst} with 9 queries",
+    )
+    assert estimate.median_pixels.name == median
+
+
+@pytest.mark.parametrize("norm", ["l0", "l0_dims", "l1", "l2", "linf"])
+def test_certified_at_a_radius_needs_a_bound_beyond_it(norm: str) -> None:
+    """A bound of 2 says that nothing nearer than 2 is misclassified: of what lies at 2, and of wrong images, nothing."""
+    bounds = [2.0, 2.0, 3.0, 0.0, None]
+    proofs = Certified(norm, lambda: bounds, len(bounds), 0.95, lambda *_: None, lambda judged: False)
+    for radius, count in ((0.0, 3), (1.0, 3), (1.5, 3), (2.0, 1), (2.5, 1), (3.0, 0)):
+        assert (
+            proofs.share_at(radius)
+            .interval.evidence[0]
+            .startswith(f"{count} of 5 images certified at {norm} {radius:g}")
+        )
 
 
 @pytest.mark.parametrize(

@@ -10,20 +10,24 @@ from typing import NoReturn
 from robustest.audit.statistics import clopper_pearson, median_of, planning_problem, share_of
 from robustest.audit.summary import AuditSummary
 from robustest.errors import InvalidSetting
+from robustest.settings import Norm
 from robustest.testing.answers import Interval, Judged, Quantity, check_number
 
 Told = Callable[[str, Judged, Interval], None]
+_UNITS = {"l0": "pixel", "l0_dims": "channel"}  # of norms that count; others are a distance
 
 
 @dataclass(eq=False)
 class Estimate:
     """How robust a classifier is on a set of images, by one attack at one budget: an upper bound on its robustness.
 
-    run: makes or resumes the audit. images: how many will be attacked at most. confidence: of every interval.
+    run: makes or resumes the audit. images: how many will be attacked at most. norm: in which distances are counted.
+    confidence: of every interval.
     """
 
     run: Callable[[], AuditSummary]
     images: int
+    norm: Norm
     confidence: float
     told: Told
     on_inconclusive: Callable[[Judged], bool]
@@ -44,22 +48,27 @@ class Estimate:
         check_number("pixels", pixels)
         if pixels < 0:
             raise InvalidSetting(f"pixels must be >= 0; got {pixels}.")
+        distance = _distance(pixels, self.norm)
 
         def measure() -> Interval:
             point = self.summary.survival_at(pixels, confidence=self.confidence)
             if point is None:
                 return Interval(0.0, 1.0, ("nothing was tested: the classifier is wrong about every image",))
             counted = (
-                f"{point.survived} of {point.of} images survive {pixels:g} pixel(s) of this attack at "
+                f"{point.survived} of {point.of} images survive {distance} of this attack at "
                 f"{self.summary.settings.queries} queries: {_percent(self.confidence)} interval [{point.low:.3f}, {point.high:.3f}]"
             )
             return Interval(point.low, point.high, (counted, *self._where()))
 
-        return self._quantity(f"share that survives {pixels:g} pixel(s)", measure, self._plan_share)
+        return self._quantity(f"share that survives {distance}", measure, self._plan_share)
 
     @property
     def median_pixels(self) -> Quantity:
-        """Pixels by which half of the images are flipped, survivors counted as needing more than any."""
+        """Pixels by which half of the images are flipped, survivors counted as needing more than any.
+
+        In a norm other than l0 it is a distance in that norm.
+        """
+        named = f"{_UNITS[self.norm]}s" if self.norm in _UNITS else f"{self.norm} distance"
 
         def measure() -> Interval:
             counts = self.summary.counts
@@ -72,7 +81,7 @@ class Estimate:
             )
             return Interval(low, high, (counted, *self._where()))
 
-        return self._quantity("median pixels to flip", measure, lambda sign, threshold: None)
+        return self._quantity(f"median {named} to flip", measure, lambda sign, threshold: None)
 
     @property
     def clean_accuracy(self) -> Quantity:
@@ -99,11 +108,11 @@ class Estimate:
         found = [record for record in self.summary.records if record.flipped and record.distances is not None]
         lines = []
         if found:
-            worst = min(found, key=lambda record: (record.distance(self.summary.settings.norm) or 0.0, record.index))
-            assert worst.distances is not None
+            worst = min(found, key=lambda record: (record.distance(self.norm) or 0.0, record.index))
+            distance = _distance(worst.distance(self.norm) or 0.0, self.norm)
             lines.append(
-                f"worst image: {worst.name} (class {worst.label}), flipped to {worst.predicted} by "
-                f"{worst.distances.l0_pixels} pixel(s) with {worst.queries} queries"
+                f"worst image: {worst.name} (class {worst.label}), flipped to {worst.predicted} by {distance} with "
+                f"{worst.queries} queries"
             )
         if self.summary.folder is not None:
             lines.append(f"see it: robustest report {self.summary.folder}")
@@ -144,9 +153,8 @@ class Certified:
         def measure() -> Interval:
             if self._found is None:
                 self._found = self.radii()
-            # A bound of b says that nothing nearer than b is misclassified: in whole pixels, b - 1 of them are safe.
-            reach = radius + 1 if self.norm in ("l0", "l0_dims") else radius
-            proven = sum(value is not None and value >= reach for value in self._found)
+            # A bound of b says that nothing nearer than b is misclassified; something at b may be.
+            proven = sum(value is not None and value > radius for value in self._found)
             low, high = clopper_pearson(proven, len(self._found), confidence=self.confidence)
             counted = (
                 f"{proven} of {len(self._found)} images certified at {self.norm} {radius:g}: "
@@ -186,6 +194,11 @@ def _plan_share(sign: str, threshold: float, images: int, confidence: float) -> 
         and (problem := planning_problem(threshold, images, confidence=confidence))
     ):
         raise InvalidSetting(problem)
+
+
+def _distance(distance: float, norm: Norm) -> str:
+    """A distance with its unit, as claims say it: 3 pixel(s), linf 0.1."""
+    return f"{distance:g} {_UNITS[norm]}(s)" if norm in _UNITS else f"{norm} {distance:g}"
 
 
 def _percent(share: float) -> str:

@@ -117,7 +117,14 @@ class Robustness:
             return self._run(self._classifier(model, spec), sample(), chosen)
 
         most = count if count is not None and not isinstance(data, ImageSet) else len(sample())
-        return Estimate(run, min(most, len(sample())), self._session.confidence, self._told, self._on_inconclusive)
+        return Estimate(
+            run,
+            min(most, len(sample())),
+            chosen.norm,
+            self._session.confidence,
+            self._told,
+            self._on_inconclusive,
+        )
 
     def certify(
         self,
