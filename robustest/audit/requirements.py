@@ -69,6 +69,6 @@ class Judgement:
         )
         return (
             f"required: at least {need.share:.1%} survive {distance}; {self.answer.value}: {p.survived} of {p.of} survive "
-            f"this attack (95 % interval {p.low:.1%} to {p.high:.1%}"
+            f"{distance} of this attack (95 % interval {p.low:.1%} to {p.high:.1%}"
             + (f", {p.unknown} unknown counted on both sides)" if p.unknown else ")")
         )

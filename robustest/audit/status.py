@@ -68,8 +68,9 @@ class RunStatus:
             f"shards      {self.done} of {self.shards} done",
             f"flipped     {flipped} so far by {attack}; {count.survived} survived, {count.unknown} unknown, {count.excluded} excluded",
             f"queries     {count.queries:,}",
-            f"rate        {self.rate:.3g} images/s, {ahead if left is None else duration(left) + ' left'}",
         ]
+        if not self.finished:
+            lines.append(f"rate        {self.rate:.3g} images/s, {ahead if left is None else duration(left) + ' left'}")
         lines += [
             f"worker      {w.host} process {w.pid}: {len(w.shards)} shard{'s' * (len(w.shards) > 1)}, "
             f"{w.rate:.3g} images/s, last heard {w.beat}"

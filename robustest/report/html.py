@@ -157,6 +157,7 @@ def facts(summary: AuditSummary) -> list[tuple[str, str]]:
     model, data, settings = summary.model, summary.data, summary.settings
     spec = model.spec
     height, width, channels = data.shape
+    guide = f", guided by {settings.guide}" if settings.attack == "game" else ""  # no baseline is guided
     listed = [
         ("model", model.source),
         ("model sha256", model.sha256 or "not a file"),
@@ -173,7 +174,7 @@ def facts(summary: AuditSummary) -> list[tuple[str, str]]:
             f"{data.source}: {data.count:,} of {width} x {height} x {channels}, {'8-bit' if data.eight_bit else 'float'}",
         ),
         ("images sha256", data.sha256),
-        ("attack", f"{settings.attack}, norm {settings.norm}, values {settings.values}, guided by {settings.guide}"),
+        ("attack", f"{settings.attack}, norm {settings.norm}, values {settings.values}{guide}"),
         ("target", "any other class" if settings.target is None else data.class_name(settings.target)),
         ("queries allowed", f"{settings.queries:,} an image{_beyond(summary)}"),
         (

@@ -129,7 +129,9 @@ def median_words(summary: AuditSummary) -> str:
 def median_interval(summary: AuditSummary) -> str:
     """The 95 % interval of the median; an open end is said in words."""
     median, norm = summary.median, summary.settings.norm
-    low = "0" if median.low is None else bare_distance(median.low, norm)
+    if median.low is None:
+        return "95 % interval above all distances found"
+    low = bare_distance(median.low, norm)
     high = "no upper end" if median.high is None else bare_distance(median.high, norm)
     return f"95 % interval {low} to {high}"
 

@@ -18,6 +18,13 @@ def test_the_time_left_is_told_where_somebody_works_and_has_finished_an_image() 
     assert "2 images/s, 4 s left" in rate_line(1.5, 0.5, done=2)
 
 
+def test_a_finished_run_has_no_rate_any_more() -> None:
+    status = RunStatus(10, 1, 1, Tally(survived=10), (), {}, finished=True)
+    lines = status.lines("game")
+    assert lines[-1] == "finished    the result is written"
+    assert not any(line.startswith("rate") for line in lines)
+
+
 def test_one_shard_and_one_death_are_said_as_one() -> None:
     workers = tuple(WorkerStatus(f"w{count}", "host", count, tuple(range(count)), 1.0, "now") for count in (1, 2))
     status = RunStatus(10, 3, 0, Tally(), workers, {"killed": 1, "out of memory": 2}, finished=False)

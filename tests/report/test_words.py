@@ -7,6 +7,7 @@ from robustest.report.words import (
     bare_distance,
     distance_words,
     headline,
+    median_interval,
     median_words,
     outcome,
     percent,
@@ -47,6 +48,27 @@ def test_a_median_that_was_not_reached_is_no_number() -> None:
     summary = audit_of([flip(0, 1, [1]), SURVIVOR, SURVIVOR])[0]
     assert "no median" in median_words(summary)
     assert next(t.figure for t in tiles(summary) if t.name.startswith("median")) == "not reached"
+
+
+def test_each_end_of_the_medians_interval_that_is_open_is_said() -> None:
+    """Of 20 images at most 14 may lie below the median, and at least 6 must (sign test at 95 %)."""
+    for flipped, says in (
+        (20, "95 % interval 1 to 1"),
+        (14, "95 % interval 1 to no upper end"),
+        (6, "95 % interval 1 to no upper end"),
+        (5, "95 % interval above all distances found"),
+        (0, "95 % interval above all distances found"),
+    ):
+        summary = audit_of([flip(0, 1, [1])] * flipped + [SURVIVOR] * (20 - flipped))[0]
+        assert median_interval(summary) == says
+        assert next(t.more for t in tiles(summary) if t.name.startswith("median")) == says
+
+
+def test_only_the_game_is_said_to_be_guided() -> None:
+    told = [
+        dict(facts(audit_of([SURVIVOR], settings=AttackSettings(attack=a))[0]))["attack"] for a in ("game", "greedy")
+    ]
+    assert told == ["game, norm l0, values corners, guided by sift", "greedy, norm l0, values corners"]
 
 
 def test_tiles_have_counts_and_intervals() -> None:
