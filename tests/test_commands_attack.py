@@ -34,6 +34,7 @@ def test_the_written_image_flips_the_model_and_the_edits_lead_to_it(capsys: pyte
     assert answer != label
     assert (content["label"], content["predicted"]) == (label, answer)
     names = images.class_names
+    assert f"{content['queries']} queries, smallest margin seen {content['margin']:.4g}." in told
     assert f"{names[label]} -> {names[answer]} by {content['distances']['l0_pixels']} changed pixels" in told
     rebuilt = images.images[3].copy()
     for edit in content["edits"]:

@@ -111,10 +111,13 @@ def _of_finds(plan: Plan, columns: Columns) -> list[str]:
             "The model gives its class alone, so the search had no margins to go by and finds less than with scores."
         )
     settings = plan.settings
-    if settings.norm == "linf" and (settings.values == "corners" or (settings.values, settings.tau) == ("tau", 1)):
+    far = settings.attack == "game" and (settings.values != "tau" or settings.tau == 1)
+    if far and settings.norm in ("l2", "linf"):
+        where = "an end or the middle" if settings.values == "free" else "the end"
+        large = "Linf about as large as it can be" if settings.norm == "linf" else "L2 large"
         doubts.append(
-            "Each changed value moved to the end of its range, which makes Linf about as large as it can be: --values tau with a "
-            "small --tau asks about small changes."
+            f"Each changed value moved to {where} of its range, which makes {large}: --values tau with a small --tau asks about small "
+            "changes."
         )
     if columns.unchecked.any():
         doubts.append(

@@ -79,7 +79,7 @@ def _tell(picture: Picture, result: AttackResult) -> None:
     needed = "each of them needed" if result.minimal else "not checked that each is needed; --minimal does"
     print(
         f"{before} -> {after} by {plural(result.l0_pixels or 0, 'changed pixel')} ({needed}), {plural(result.l0_dims or 0, 'channel')}, "
-        f"L2 {result.l2:.3f}, Linf {result.linf:.3f}; {plural(result.queries, 'query')}, margin {result.margin:.4g}."
+        f"L2 {result.l2:.3f}, Linf {result.linf:.3f}; {plural(result.queries, 'query')}, smallest margin seen {result.margin:.4g}."
     )
     console = Console(highlight=False)
     draw([eight_bits(picture.image), eight_bits(result.image)], console=console)

@@ -14,7 +14,7 @@ from robustest.audit.run import run_audit
 from robustest.audit.summary import load_summary
 from robustest.errors import InvalidImage, NothingToTest
 from robustest.images import ImageSet, as_unit
-from robustest.settings import AttackSettings
+from robustest.settings import AttackSettings, Norm, Values
 from tests.audit.conftest import CLASSES, SIDE
 
 QUICK = AttackSettings(queries=400)
@@ -62,13 +62,27 @@ def test_images_of_few_of_the_classes_are_a_reason_to_doubt(
     assert [told in doubt for doubt in doubts] == [True] * bool(told)
 
 
-def test_linf_with_colours_at_their_bounds_is_a_reason_to_doubt(
-    linear: ModuleType, balanced: ImageSet, tmp_path: Path
+@pytest.mark.parametrize(
+    ("norm", "values", "tau", "told"),
+    [
+        ("linf", "corners", 0.1, "the end of its range, which makes Linf about as large as it can be"),
+        ("linf", "free", 0.1, "an end or the middle of its range, which makes Linf about as large as it can be"),
+        ("linf", "tau", 1.0, "the end of its range, which makes Linf about as large as it can be"),
+        ("linf", "tau", 0.1, None),
+        ("l2", "corners", 0.1, "the end of its range, which makes L2 large"),
+        ("l2", "tau", 0.1, None),
+        ("l0", "corners", 0.1, None),
+        ("l1", "corners", 0.1, None),
+    ],
+)
+def test_distances_of_colours_far_away_are_a_reason_to_doubt(
+    norm: Norm, values: Values, tau: float, told: str | None, linear: ModuleType, balanced: ImageSet, tmp_path: Path
 ) -> None:
-    for values, told in (("corners", True), ("tau", False)):
-        settings = replace(QUICK, norm="linf", values=values, tau=0.1)
-        doubts = run_audit(linear.scores, balanced, None, settings, tmp_path / values).doubts
-        assert any("Linf about as large as it can be" in doubt for doubt in doubts) == told
+    settings = replace(QUICK, norm=norm, values=values, tau=tau)
+    doubts = run_audit(linear.scores, balanced, None, settings, tmp_path / "run").doubts
+    found = [doubt for doubt in doubts if doubt.startswith("Each changed value")]
+    way = "--values tau with a small --tau asks about small changes."
+    assert found == ([] if told is None else [f"Each changed value moved to {told}: {way}"])
 
 
 def test_images_of_the_target_class_are_not_attacked_and_are_no_mistakes_of_the_model(
