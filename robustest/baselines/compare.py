@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from robustest import __version__
 from robustest.attack.find import FIXED_PIXELS, STRATEGIES, iter_adversarials, strategy_named
 from robustest.baselines.comparison import Access, Comparison, Row, Run
+from robustest.baselines.corners import check_settings
 from robustest.baselines.saved import load_row, row_key, save_row
 from robustest.classifiers.classifier import Classifier, check_fit, check_output, classes_of
 from robustest.errors import EnvironmentFailure, InvalidSetting, NothingToTest
@@ -23,6 +24,7 @@ from robustest.results import AttackResult
 from robustest.settings import AttackSettings
 
 LADDER = (1, 2, 3, 5, 10, 20)
+USUAL = "game,sparse-rs,brusle,random-corners"  # attacks of a comparison that names none
 WITH_LADDER = ("sparse-rs", "brusle")  # run once for each number of pixels, unless told which
 LABEL_ONLY = ("pointwise", "sparse-evo")
 _SPEC = re.compile(
@@ -90,6 +92,21 @@ def parse_attacks(text: str, *, pixels: Sequence[int] = LADDER) -> tuple[AttackS
     return tuple(specs)
 
 
+def usual_attacks(settings: AttackSettings) -> str:
+    """The attacks of a comparison that names none: those of `USUAL` that can follow its norm and values."""
+    return ",".join(name for name in USUAL.split(",") if _refusal(name, settings) is None)
+
+
+def _refusal(attack: str, settings: AttackSettings) -> InvalidSetting | None:
+    """Why one of our searches cannot follow the settings, or None; `game` follows any."""
+    try:
+        if attack != "game":
+            check_settings(settings, attack)
+    except InvalidSetting as error:
+        return error
+    return None
+
+
 def correct_images(classifier: Classifier, images: ImageSet, count: int | None) -> tuple[ImageSet, int]:
     """The first `count` images that the classifier gets right (all for None), and how many it got wrong on the way.
 
@@ -140,7 +157,13 @@ def run_comparison(
         progress: told (attack, images done, images in all) as it goes.
         command: what the user typed, for the report.
         save: folder where each finished row is kept, and taken from when the same comparison is run again.
+
+    Raises:
+        InvalidSetting: an attack cannot follow the norm or the values; nothing was attacked then.
     """
+    for spec in attacks:
+        if not spec.white_box and (refusal := _refusal(spec.name, settings)) is not None:
+            raise refusal
     chosen, skipped = correct_images(classifier, images, count)
     rows = []
     for spec in attacks:

@@ -135,8 +135,8 @@ class Comparison:
         """Success and distance against queries.
 
         Args:
-            pixels: count only images with at most so many pixels changed; None for any number. A fixed-pixel attack is
-                shown by its run for that number, or its largest.
+            pixels: count only images with at most so many pixels changed, where the norm is l0; None for any number. A
+                fixed-pixel attack is shown by its run for that number, or its largest.
             points: how many, spaced evenly in the logarithm of the queries.
         """
         if not row.runs:
@@ -163,15 +163,18 @@ class Comparison:
 
     def median_pixels(self, row: Row) -> Median | None:
         """Pixels by which half of the images are flipped; for a fixed-pixel attack by the smallest run that flips each."""
+        return self._median(row, "l0_pixels")
+
+    def median_distance(self, row: Row) -> Median | None:
+        """The same in the norm of the comparison."""
+        return self._median(row, "l0_pixels" if self.norm == "l0" else self.norm)
+
+    def _median(self, row: Row, distance: str) -> Median | None:
         if not row.runs:
             return None
-        least = [
-            min((run.results[i].l0_pixels or np.inf) for run in row.runs if run.results[i].l0_pixels is not None)
-            if any(run.results[i].l0_pixels is not None for run in row.runs)
-            else np.inf
-            for i in range(len(self))
-        ]
-        found = np.array([value for value in least if np.isfinite(value)], np.float64)
+        tried = [[getattr(run.results[i], distance) for run in row.runs] for i in range(len(self))]
+        reached = [[value for value in values if value is not None] for values in tried]
+        found = np.array([min(values) for values in reached if values], np.float64)
         unknown = sum(all(run.results[i].verdict is Verdict.UNKNOWN for run in row.runs) for i in range(len(self)))
         return median_of(found, len(self), unknown)
 

@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 from robustest.attack.task import Task
 from robustest.errors import InvalidSetting
 from robustest.results import Edits
+from robustest.settings import AttackSettings
+
+ANY_COLOUR = ("one-pixel", "sparse-evo")  # attacks on pixels that draw other colours than corners
 
 Ints = NDArray[np.int64]
 
@@ -67,18 +70,28 @@ class Corners:
         return pixels.astype(np.int64), codes.astype(np.int64)
 
 
-def check_task(task: Task, attack: str, *, corners: bool = True) -> None:
+def check_settings(settings: AttackSettings, attack: str) -> None:
     """Refuse settings that an attack on pixels cannot follow.
 
     Raises:
         InvalidSetting: another norm than l0 or l0_dims, or other values than corners where the attack draws corners.
     """
-    if task.settings.norm not in ("l0", "l0_dims"):
-        raise InvalidSetting(f"attack {attack!r} changes few pixels: norm must be l0; got {task.settings.norm!r}.")
-    if corners and task.settings.values != "corners":
+    game = "the attack game (--attack game, in robustest compare --attacks game)"
+    if settings.norm not in ("l0", "l0_dims"):
         raise InvalidSetting(
-            f"attack {attack!r} draws corners of the colour cube: values must be corners; got {task.settings.values!r}."
+            f"attack {attack!r} changes few pixels: norm must be l0 or l0_dims; got {settings.norm!r}. Take --norm l0, or {game}, "
+            "which knows every norm."
         )
+    if attack not in ANY_COLOUR and settings.values != "corners":
+        raise InvalidSetting(
+            f"attack {attack!r} draws corners of the colour cube: values must be corners; got {settings.values!r}. Take "
+            f"--values corners, or {game}, which knows other colours."
+        )
+
+
+def check_task(task: Task, attack: str) -> None:
+    """Refuse a task whose settings an attack on pixels cannot follow, as `check_settings` does."""
+    check_settings(task.settings, attack)
 
 
 def check_pixels(attack: str, k: int, most: int) -> int:

@@ -78,13 +78,14 @@ def write_adversarials(comparison: Comparison, path: Path) -> None:
 
 
 def _row(comparison: Comparison, row: Row) -> dict[str, Any]:
-    median = comparison.median_pixels(row)
+    median, distance = comparison.median_pixels(row), comparison.median_distance(row)
     return {
         "name": row.name,
         "access": row.access,
         "note": row.note,
         "fixed_pixels": row.fixed,
         "median_pixels": None if median is None else asdict(median),
+        "median_distance": None if distance is None else asdict(distance),
         "success_at_pixels": [
             {"pixels": k, **_share(share)}
             for k in comparison.pixels

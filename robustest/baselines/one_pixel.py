@@ -25,7 +25,7 @@ def one_pixel(task: Task, rng: np.random.Generator, *, k: int = 1) -> Search:
     Args:
         k: pixels changed; their colours are free.
     """
-    check_task(task, "one-pixel", corners=False)
+    check_task(task, "one-pixel")
     height, width, channels = task.image.shape
     k = check_pixels("one-pixel", k, height * width)
     size = int(np.clip(task.queries // _LEAST_GENERATIONS, _LEAST_POPULATION, _POPULATION))

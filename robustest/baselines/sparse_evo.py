@@ -21,7 +21,7 @@ _SHRINK, _GROW = 0.95, 1.3
 
 def sparse_evo(task: Task, rng: np.random.Generator) -> Search:
     """Evolve masks of a noise image until the queries are spent."""
-    check_task(task, "sparse-evo", corners=False)
+    check_task(task, "sparse-evo")
     base = task.image.reshape(-1, task.image.shape[2])
     while True:
         noise = rng.random(base.shape).astype(np.float32)

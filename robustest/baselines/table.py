@@ -87,11 +87,17 @@ def table_of(comparison: Comparison) -> Table:
     table.add_column("needs")
     for k in comparison.pixels:
         table.add_column(f"k={k}", justify="right")
-    for name in ("median px", "queries", "backward", "CPU s"):
+    for name in _last_heads(comparison):
         table.add_column(name, justify="right")
     for row in comparison.rows:
         table.add_row(*_cells(comparison, row))
     return table
+
+
+def _last_heads(comparison: Comparison) -> list[str]:
+    """The columns after those of k pixels; another norm than l0 has a median of its own."""
+    medians = ["median px"] if comparison.norm == "l0" else ["median px", f"median {comparison.norm}"]
+    return [*medians, "queries", "backward", "CPU s"]
 
 
 def _cells(comparison: Comparison, row: Row) -> list[str]:
@@ -102,14 +108,16 @@ def _cells(comparison: Comparison, row: Row) -> list[str]:
             cells.append("-")
         else:
             cells.append(f"{100 * share.count / share.of:.0f} ({100 * share.low:.0f}-{100 * share.high:.0f})")
-    median = comparison.median_pixels(row)
+    medians = [comparison.median_pixels(row)]
+    if comparison.norm != "l0":
+        medians.append(comparison.median_distance(row))
     if not row.runs:
-        return [*cells, "-", "-", "-", "-"]
+        return [*cells, *("-" for _ in _last_heads(comparison))]
     queries = sum(float(np.mean([result.queries for result in run.results])) for run in row.runs)
     backward = sum(float(np.mean([result.gradients for result in run.results])) for run in row.runs)
     return [
         *cells,
-        "-" if median is None or median.value is None else f"{median.value:g}",
+        *("-" if median is None or median.value is None else f"{median.value:g}" for median in medians),
         f"{queries:.0f}",
         f"{backward:.0f}" if backward else "-",
         f"{sum(run.seconds for run in row.runs):.1f}",
@@ -136,7 +144,7 @@ def paired_sentences(comparison: Comparison) -> list[str]:
 
 def markdown_of(comparison: Comparison) -> str:
     """The same table and sentences as Markdown."""
-    header = ["attack", "needs", *(f"k={k}" for k in comparison.pixels), "median px", "queries", "backward", "CPU s"]
+    header = ["attack", "needs", *(f"k={k}" for k in comparison.pixels), *_last_heads(comparison)]
     lines = [_line(header), _line(["---"] * 2 + ["---:"] * (len(header) - 2))]
     lines += [_line(_cells(comparison, row)) for row in comparison.rows]
     notes = [f"* {row.name}: {row.note}" for row in comparison.rows if row.note]

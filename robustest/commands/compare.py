@@ -18,7 +18,7 @@ def compare(
     images: Path,
     /,
     *,
-    attacks: str = "game,sparse-rs,brusle,random-corners",
+    attacks: str | None = None,
     queries: int = 1000,
     number: Annotated[int | None, Parameter(name="--images")] = 100,
     pixels: str = "1,2,3,5,10,20",
@@ -36,20 +36,20 @@ def compare(
     Args:
         model: ONNX file, module:callable, or the URL of a served model.
         images: folder or .npz file; with object masks in it (`masks`), a table says where the flips lie.
-        attacks: names separated by commas. Black box with scores: game, sparse-rs, brusle, random-corners, one-pixel, greedy, one-scan; with the label alone: pointwise, sparse-evo; with gradients: jsma, jsma-z, jsma-f, cw-l0, sigma-zero, fmn-l0, sparsefool, torchattacks.NAME. sparse-rs@5/10 runs with 5 and with 10 pixels, a whole budget each; greedy:50000 has a budget of its own.
+        attacks: names separated by commas; if not given game, sparse-rs, brusle and random-corners, or game alone where the norm is neither l0 nor l0_dims or the values are not corners, which only it follows. Black box with scores: game, sparse-rs, brusle, random-corners, one-pixel, greedy, one-scan; with the label alone: pointwise, sparse-evo; with gradients: jsma, jsma-z, jsma-f, cw-l0, sigma-zero, fmn-l0, sparsefool, torchattacks.NAME. sparse-rs@5/10 runs with 5 and with 10 pixels, a whole budget each; greedy:50000 has a budget of its own.
         queries: images each attack may score for each image tested.
         number: how many images, the first ones that the model gets right.
         pixels: numbers of pixels that success is reported at.
         seed: of every random stream.
         target: class to be reached; any other than the image's own if not given.
-        values: colours a pixel may take, for our own search.
-        norm: distance our own search makes small.
+        values: colours a pixel may take: see audit. Other attacks on pixels take corners, or colours of their own.
+        norm: distance that game makes small; the other attacks that are no torch code know l0 and l0_dims. Success is counted in pixels whatever it is.
         out: folder for comparison.json, adversarial.npz and comparison.html; nothing is written if not given. The same command goes on where an interrupted one was.
         device: of a torch module, such as cuda:0.
         threads: of an ONNX model's own arithmetic; all cores if not given.
     """
     from robustest.audit.files import check_writable, storage
-    from robustest.baselines.compare import parse_attacks, run_comparison
+    from robustest.baselines.compare import USUAL, parse_attacks, run_comparison, usual_attacks
     from robustest.baselines.files import parse_pixels, write_adversarials, write_json
     from robustest.baselines.objects import load_masks, object_shares
     from robustest.baselines.table import print_comparison, print_objects, reporter
@@ -59,8 +59,10 @@ def compare(
     if number is not None and number < 1:
         raise InvalidSetting(f"--images must be a whole number >= 1; got {number}.")
     counts = parse_pixels(pixels)
-    wanted = parse_attacks(attacks, pixels=counts)
     settings = AttackSettings(queries=queries, seed=seed, target=target, values=values, norm=norm)
+    wanted = parse_attacks(attacks if attacks is not None else usual_attacks(settings), pixels=counts)
+    if attacks is None and usual_attacks(settings) != USUAL:
+        print(f"robustest: of {USUAL}, game alone follows norm {norm} and values {values}.", file=sys.stderr)
     classifier = spec.load(model, device=device, threads=threads)
     loaded = read_images(images)
     masks = load_masks(images, loaded)

@@ -87,16 +87,19 @@ def success_table(comparison: Comparison) -> Table:
         for k in comparison.pixels:
             share = comparison.success(row, k)
             cells.append(f"{percent(share.share)}\n{interval(share.low, share.high)}" if share else "-")
-        median = comparison.median_pixels(row)
-        cells.append("-" if median is None else "not reached" if median.value is None else f"{median.value:g}")
+        medians = [comparison.median_pixels(row)]
+        if comparison.norm != "l0":
+            medians.append(comparison.median_distance(row))
+        cells += ["-" if m is None else "not reached" if m.value is None else f"{m.value:g}" for m in medians]
         cells.append(f"{_mean_queries(row):,.0f}" if row.runs else "-")
         cells.append(f"{sum(run.seconds for run in row.runs):,.1f}" if row.runs else "-")
         rows.append(tuple(cells))
     heads = ("attack", "needs", *(f"within {k}" for k in comparison.pixels))
-    numeric = tuple(range(2, 5 + len(comparison.pixels)))
+    medians_of = ["pixels"] if comparison.norm == "l0" else ["pixels", comparison.norm]
+    numeric = tuple(range(2, 4 + len(medians_of) + len(comparison.pixels)))
     return Table(
         f"Share of {len(comparison):,} images flipped within so many pixels, with its 95 % interval",
-        (*heads, "median pixels", "mean queries", "CPU s"),
+        (*heads, *(f"median {name}" for name in medians_of), "mean queries", "CPU s"),
         tuple(rows),
         numeric,
     )
@@ -125,12 +128,15 @@ def _curves(comparison: Comparison) -> Curves | None:
         return None
     by_pixels, by_queries, medians, grid = [], [], [], []
     most_pixels = most_queries = 1.0
+    # What a search keeps of its way is the distance in its own norm: only in l0 is that the number of pixels.
+    limit = comparison.pixels[-1] if comparison.norm == "l0" else None
+    within = "" if limit is None else f" within {limit} pixels"
     for place, row in enumerate(played):
         style = f"tone-{place % 8}" + (" dash" if place >= 8 else "")
         points = [(float(k), share.share or 0.0) for k, share in comparison.success_curve(row)]
         most_pixels = max(most_pixels, *(k for k, _ in points), 1.0)
         by_pixels.append((row.name, style, [(0.0, 0.0), *points]))
-        curve = comparison.query_curve(row, pixels=comparison.pixels[-1])
+        curve = comparison.query_curve(row, pixels=limit)
         if not curve:
             continue
         most_queries = max(most_queries, float(curve[-1].queries))
@@ -156,7 +162,7 @@ def _curves(comparison: Comparison) -> Curves | None:
         line_chart(
             "queries-chart",
             by_queries,
-            title=f"Share flipped within {comparison.pixels[-1]} pixels, by queries spent on each image",
+            title=f"Share flipped{within}, by queries spent on each image",
             summary="A fixed-pixel attack is shown by its run of the most pixels.",
             x_label="queries",
             y_label="share flipped",
@@ -164,7 +170,7 @@ def _curves(comparison: Comparison) -> Curves | None:
             x_low=10.0 if most_queries > 300 else 1.0,
         ),
         Table(
-            f"Share flipped within {comparison.pixels[-1]} pixels after so many queries",
+            f"Share flipped{within} after so many queries",
             ("attack", *(f"{q:,}" for q in _stops(comparison.queries)), "last query"),
             tuple(medians),
             tuple(range(1, 2 + len(_stops(comparison.queries)))),

@@ -88,6 +88,31 @@ def test_misuse_ends_with_2_and_a_sentence(
     assert "robustest:" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("chosen", [["--norm", "l2"], ["--values", "free"]])
+def test_the_attacks_of_a_comparison_that_names_none_follow_its_norm_and_values(
+    model: Path, data: Path, tmp_path: Path, chosen: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--queries", "60", "--threads", "1", "--pixels", "1,2", "-o", str(tmp_path / "out")]
+    assert run(["compare", str(model), str(data), *chosen, *options]) == 0
+    shown = capsys.readouterr()
+    assert "of game,sparse-rs,brusle,random-corners, game alone follows" in shown.err
+    content = json.loads((tmp_path / "out" / "comparison.json").read_text())
+    assert [attack["name"] for attack in content["attacks"]] == ["game"]
+    assert ("median l2" in shown.out) == (content["norm"] == "l2")
+
+
+@pytest.mark.parametrize("chosen", [["--norm", "l2"], ["--values", "free"]])
+def test_an_attack_that_cannot_follow_is_refused_before_any_attack_and_told_the_ways_out(
+    model: Path, data: Path, chosen: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(compare, "_row", lambda *_, **__: pytest.fail("attacked"))
+    assert run(["compare", str(model), str(data), "--attacks", "game,sparse-rs", *chosen]) == 2
+    told = capsys.readouterr().err
+    assert "'sparse-rs'" in told
+    assert "--attacks game" in told
+    assert "Take --norm l0," in told or "Take --values corners," in told
+
+
 def test_flags_say_how_the_model_wants_its_input(model: Path, data: Path, tmp_path: Path) -> None:
     """Fed 0..255, one white pixel is enough, and the images with a 2 in the upper half are light from the start."""
     out = tmp_path / "out"

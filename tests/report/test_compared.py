@@ -1,6 +1,7 @@
 """The page of a comparison: counted by hand."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,23 @@ def comparison(*rows: Row, images: int = 4, **more: object) -> Comparison:
 
 
 OURS, THEIRS = row("game", [1, 3, 5, None]), row("other", [1, 9, None, None])
+
+
+def test_in_another_norm_the_median_is_told_in_it_and_no_distance_is_taken_for_pixels(tmp_path: Path) -> None:
+    """Curves hold distances in the norm: three flips at L2 of 1, 2 and 3, each of 40 pixels, are none within 5 pixels."""
+    found = [replace(result(40, (50, distance)), l2=distance) for distance in (1.0, 2.0, 3.0)]
+    ours = Row(
+        name="game",
+        access="scores",
+        runs=(Run(attack="game", pixels=None, budget=100, results=(*found, result(None)), seconds=1.0),),
+    )
+    table = success_table(comparison(ours, norm="l2"))
+    assert table.heads[-4:-2] == ("median pixels", "median l2")
+    assert table.rows[0][4:6] == ("40", "2")
+    assert all(cell.startswith("0.0") for cell in table.rows[0][2:4])
+    page = write_comparison(comparison(ours, norm="l2"), tmp_path / "page.html").read_text()
+    assert "Share flipped, by queries spent on each image" in page
+    assert "within 5 pixels, by queries" in write_comparison(comparison(OURS), tmp_path / "page.html").read_text()
 
 
 def test_the_headline_names_who_flips_most() -> None:
