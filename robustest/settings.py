@@ -25,8 +25,10 @@ class AttackSettings:
     seed: of every random stream, >= 0; the same seed gives the same result.
     attack: name of the search, `game` or one of the baselines.
     norm: distance that is made small: l0 (pixels), l0_dims (channels of pixels), l1, l2, linf.
-    values: colours a pixel may take: `corners` of the colour cube, `free` (any 8-bit colour), or `tau` steps.
-    tau: step of the grid in (0, 1], where values is `tau`; 1 moves to a bound.
+    values: colours that `game` gives a pixel: `corners` of the colour cube (each channel at 0 or 1), `free` (each channel at 0,
+        1/2 or 1), or `tau` (each channel a step of tau up or down). Of the baselines, one-pixel, sparse-evo and those written
+        for torch take colours of their own whatever this says; the others take corners, and refuse anything else.
+    tau: that step in (0, 1], as a share of the range, where values is `tau`; 1 moves to a bound.
     guide: what guides the search: `sift` features (trusted where no side is below 65 pixels, elsewhere the grid), a `grid` of
         regions, or `uniform`.
     target: class to be reached, or None for any other than the label.

@@ -14,7 +14,7 @@ SEEN = np.float32(0.5 / 255)  # a change smaller than half an 8-bit step is none
 
 @lru_cache(maxsize=8)
 def _corners(levels: int, channels: int, eight_bit: bool) -> NDArray[np.float32]:
-    """(levels^C, 1, C) the corners of the colour cube, and with three levels the middles between them."""
+    """(levels^C, 1, C) the corners of the colour cube, and with three levels the middles between them, 128/255 in 8 bits."""
     digits = np.arange(levels**channels)[:, None] // levels ** np.arange(channels) % levels
     corners = (digits / (levels - 1)).astype(np.float32)[:, None, :]
     corners = _rounded(corners) if eight_bit else corners
@@ -30,8 +30,9 @@ def _rounded(colours: NDArray[np.float32]) -> NDArray[np.float32]:
 class Palette:
     """V candidate colours for every pixel of one image.
 
-    `corners`: the 2^C corners of the colour cube. `free`: these and the middles between them, 3^C; a smooth margin is
-    seldom lowest inside, so finer steps cost more queries than they save. `tau`: a step up or down in every channel.
+    `corners`: the 2^C corners of the colour cube. `free`: every channel at an end or in the middle, 3^C, and no other colour; a
+    smooth margin is seldom lowest inside, so finer steps cost more queries than they save. `tau`: a step up or down in every
+    channel.
 
     Attributes:
         colours: (V, P, C) float32 in [0, 1], or (V, 1, C) where all pixels have the same; multiples of 1/255 where `eight_bit`.

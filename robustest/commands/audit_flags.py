@@ -61,9 +61,13 @@ class AttackFlags:
     ] = "l0"
     values: Annotated[
         Values,
-        _flag("colours a pixel may take: corners of the colour cube, any 8-bit colour (free), or steps of tau."),
+        _flag(
+            "colours that game gives a pixel: corners (each channel at 0 or 1), free (each channel at 0, 1/2 or 1), or tau (each channel a step of tau up or down); baselines take corners, one-pixel and sparse-evo colours of their own."
+        ),
     ] = "corners"
-    tau: Annotated[float, _flag("step where values is tau, in (0, 1]; 1 moves to a bound.")] = 1.0
+    tau: Annotated[
+        float, _flag("step where values is tau, as a share of the range, in (0, 1]; 1 moves to a bound.")
+    ] = 1.0
     guide: Annotated[
         Guide,
         _flag(

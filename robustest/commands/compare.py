@@ -42,7 +42,7 @@ def compare(
         pixels: numbers of pixels that success is reported at.
         seed: of every random stream.
         target: class to be reached; any other than the image's own if not given.
-        values: colours a pixel may take: see audit. Other attacks on pixels take corners, or colours of their own.
+        values: colours that game gives a pixel: corners (each channel at 0 or 1), free (each channel at 0, 1/2 or 1), or tau (to the ends, as corners does: tau is 1 here). Other attacks take corners, or colours of their own.
         norm: distance that game makes small; the other attacks that are no torch code know l0 and l0_dims. Success is counted in pixels whatever it is.
         out: folder for comparison.json, adversarial.npz and comparison.html; nothing is written if not given. The same command goes on where an interrupted one was.
         device: of a torch module, such as cuda:0.

@@ -226,6 +226,25 @@ def test_a_middle_colour_is_found_where_only_that_one_flips() -> None:
     assert attack(score, blank, queries=200, values="corners")[0].verdict is Verdict.SURVIVED
 
 
+@pytest.mark.parametrize(
+    ("values", "tau", "levels"),
+    [("corners", 1.0, {0, 77, 255}), ("free", 1.0, {0, 77, 128, 255}), ("tau", 0.2, {26, 77, 128})],
+)
+def test_the_search_asks_about_no_other_colours_than_the_help_names(values: Any, tau: float, levels: set[int]) -> None:
+    """An image of 77 that nothing flips: each channel goes to an end, to the middle (128), or 0.2 * 255 = 51 up or down."""
+    clean = np.full((1, 12, 12, 3), 77, np.uint8)
+    seen: set[int] = set()
+
+    def score(images: np.ndarray) -> np.ndarray:
+        asked = np.rint(images * 255).astype(int)
+        noise = (asked == 77).mean(axis=(1, 2, 3)) < 0.05  # asked to learn how the function answers, before the search
+        seen.update(np.unique(asked[~noise]).tolist())
+        return np.stack([1 + images.mean(axis=(1, 2, 3)), np.zeros(len(images))], axis=1).astype(np.float32)
+
+    attack(score, clean, queries=400, values=values, tau=tau)
+    assert seen == levels
+
+
 def test_a_blank_image_has_no_feature_and_falls_back_to_the_grid() -> None:
     blank = np.zeros((80, 80, 1), np.float32)
     by_feature, by_grid, whole = (
