@@ -56,7 +56,7 @@ def _hidden(path: Path, root: Path) -> bool:
 
 def _by_subfolder(where: Path) -> tuple[list[Path], list[int], tuple[str, ...]]:
     folders = sorted((entry for entry in where.iterdir() if entry.is_dir() and not _hidden(entry, where)), key=_order)
-    loose = [entry for entry in where.iterdir() if entry.suffix.lower() in SUFFIXES and not _hidden(entry, where)]
+    loose = sorted(entry for entry in where.iterdir() if entry.suffix.lower() in SUFFIXES and not _hidden(entry, where))
     if loose and not folders:
         raise InvalidImage(
             f"labels are missing: {str(where)!r} holds pictures such as {loose[0].name!r} but no labels.csv and no subfolders. "

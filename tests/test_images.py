@@ -140,6 +140,17 @@ def test_labels_csv_takes_whole_paths_into_its_folder(tmp_path: Path, monkeypatc
     refused(place, "row 2", "as row 1 does")
 
 
+def test_the_picture_that_an_error_names_does_not_depend_on_the_folders_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("b.png", "a.png", "c.png"):
+        picture(tmp_path / name, np.zeros((3, 3), np.uint8))
+    listed = sorted(tmp_path.iterdir())
+    for order in (listed, listed[::-1]):
+        monkeypatch.setattr(Path, "iterdir", lambda _, order=order: iter(order))
+        refused(tmp_path, "holds pictures such as 'a.png'")
+
+
 def test_pictures_that_nothing_names_are_left_out_and_listed(tmp_path: Path) -> None:
     for name in ("a.png", "b.png", "sub/c.jpg", ".cache/d.png", "._a.png"):
         picture(tmp_path / name, np.zeros((3, 3), np.uint8))

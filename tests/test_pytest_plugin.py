@@ -393,6 +393,14 @@ def test_thresholds_that_make_no_claim_are_refused(
         (lambda r: r.certify("m.onnx", FLAT, labels=[0] * 40, seconds=0), "seconds must be > 0"),
         (lambda r: r.certify("m.onnx", FLAT, labels=[0] * 40).share_at(0.1) >= 40, r"in \[0, 1\]; got 40"),
         (lambda r: r.certify("m.onnx", FLAT, labels=[0] * 40).share_at(-0.1), "radius must be >= 0"),
+        (
+            lambda r: r.certify("m.onnx", FLAT, labels=[0] * 40).share_at(0.1) >= 0.98,
+            r"certified share of >= 0\.98.*, even with all of them certified: 183 images with all of them certified could",
+        ),
+        (
+            lambda r: r.audit("m.onnx", FLAT, labels=[0] * 40).clean_accuracy >= 0.98,
+            r"clean accuracy of >= 0\.98.*, even with all right: 183 images with all right could",
+        ),
     ],
 )
 def test_settings_that_cannot_be_are_refused_by_name(

@@ -220,8 +220,18 @@ def images_needed(share: float, *, confidence: float = CONFIDENCE, two_sided: bo
     return math.ceil(math.log(alpha) / math.log(share) - 1e-12)
 
 
-def planning_problem(share: float, images: int, *, confidence: float = CONFIDENCE) -> str | None:
-    """Why no outcome on so many images could show that at least `share` survive, or None where one could.
+def planning_problem(
+    share: float,
+    images: int,
+    *,
+    confidence: float = CONFIDENCE,
+    quantity: str = "survival",
+    best: str = "none flipped",
+) -> str | None:
+    """Why no outcome on so many images could show a share of at least `share`, or None where one could.
+
+    Args:
+        quantity: what the share is called. best: the outcome that would show most.
 
     Raised before a query is spent: an audit that can only end inconclusive is not worth running.
     """
@@ -229,6 +239,6 @@ def planning_problem(share: float, images: int, *, confidence: float = CONFIDENC
     if images >= needed:
         return None
     return (
-        f"{images} images cannot show a survival of >= {share:g} at {100 * confidence:.6g}% confidence, even with none flipped: "
-        f"{needed} images with none flipped could ({images_needed(share, confidence=confidence, two_sided=False)} for a one-sided bound)."
+        f"{images} images cannot show a {quantity} of >= {share:g} at {100 * confidence:.6g}% confidence, even with {best}: "
+        f"{needed} images with {best} could ({images_needed(share, confidence=confidence, two_sided=False)} for a one-sided bound)."
     )

@@ -144,7 +144,8 @@ def check_scores(scores: object, count: int, output: Output, *, source: str) -> 
         ):
             raise ModelError(
                 f"{source} must return one class number an image, ({count},), because its output is declared as "
-                f"'label'; got {array.dtype} of shape {array.shape}. Declare output 'logits' or 'probabilities' otherwise."
+                f"'label'; got {array.dtype} of shape {array.shape}. Otherwise declare "
+                'output = "logits" or "probabilities" (--output logits; in Python InputSpec(output="logits")).'
             )
         return array.astype(np.int64)
     array = as_rows(array)
@@ -153,7 +154,7 @@ def check_scores(scores: object, count: int, output: Output, *, source: str) -> 
     if array.ndim != 2 or array.shape[0] != count or array.shape[1] < 2 or array.dtype.kind not in "fiu":
         numbers = array.shape in ((count,), (count, 1)) and array.dtype.kind in "iu"
         way = (
-            "Where these are class numbers, declare output 'label'."
+            'Where these are class numbers, declare output = "label" (--output label; in Python InputSpec(output="label")).'
             if numbers
             else "Wrap it in a function that gives a score for each class."
         )

@@ -60,7 +60,7 @@ class Estimate:
             )
             return Interval(point.low, point.high, (counted, *self._where()))
 
-        return self._quantity(f"share that survives {distance}", measure, self._plan_share)
+        return self._quantity(f"share that survives {distance}", measure, self._plan("survival", "none flipped"))
 
     @property
     def median_pixels(self) -> Quantity:
@@ -93,10 +93,10 @@ class Estimate:
             counted = f"{share.count} of {share.of} images right: {_percent(self.confidence)} interval [{share.low:.3f}, {share.high:.3f}]"
             return Interval(share.low, share.high, (counted, *self._doubts()))
 
-        return self._quantity("clean accuracy", measure, self._plan_share)
+        return self._quantity("clean accuracy", measure, self._plan("clean accuracy", "all right"))
 
-    def _plan_share(self, sign: str, threshold: float) -> None:
-        _plan_share(sign, threshold, self.images, self.confidence)
+    def _plan(self, quantity: str, best: str) -> Callable[[str, float], None]:
+        return lambda sign, threshold: _plan_share(sign, threshold, self.images, self.confidence, quantity, best)
 
     def __bool__(self) -> NoReturn:
         raise TypeError(
@@ -169,7 +169,9 @@ class Certified:
         return Quantity(
             name=f"share certified at {self.norm} {radius:g}",
             measure=measure,
-            plan=lambda sign, threshold: _plan_share(sign, threshold, self.images, self.confidence),
+            plan=lambda sign, threshold: _plan_share(
+                sign, threshold, self.images, self.confidence, "certified share", "all of them certified"
+            ),
             told=lambda judged, interval: self.told("", judged, interval),
             on_inconclusive=self.on_inconclusive,
         )
@@ -180,8 +182,11 @@ class Certified:
         )
 
 
-def _plan_share(sign: str, threshold: float, images: int, confidence: float) -> None:
+def _plan_share(sign: str, threshold: float, images: int, confidence: float, quantity: str, best: str) -> None:
     """Check that a share may be compared with a threshold, and that so many images could show it.
+
+    Args:
+        quantity, best: as in `planning_problem`.
 
     Raises:
         InvalidSetting: it is no share, or they could not.
@@ -191,7 +196,7 @@ def _plan_share(sign: str, threshold: float, images: int, confidence: float) -> 
     if (
         sign in (">=", ">")
         and 0 < threshold < 1
-        and (problem := planning_problem(threshold, images, confidence=confidence))
+        and (problem := planning_problem(threshold, images, confidence=confidence, quantity=quantity, best=best))
     ):
         raise InvalidSetting(problem)
 

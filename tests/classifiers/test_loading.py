@@ -159,7 +159,7 @@ def test_a_callables_own_exception_names_it() -> None:
         (np.full((2, 3), np.nan), "NaN"),
         (np.zeros((2, 0)), "K >= 2"),
         (np.zeros((3, 3)), "N = 2"),
-        (np.array([4, 7]), "declare output 'label'"),
+        (np.array([4, 7]), r'"label" \(--output label; in Python InputSpec\(output="label"\)\)'),
         ([["a", "b"], ["c", "d"]], "scores"),
     ],
 )
