@@ -66,6 +66,16 @@ def test_an_image_that_is_wrong_from_the_start_is_5_and_writes_nothing(capsys: p
     assert not Path("out").exists()
 
 
+@pytest.mark.parametrize("command", ["attack", "play"])
+def test_a_label_that_is_no_class_is_named_as_it_was_given(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run([command, PLAIN, FIRST, "--label", "10"]) == 2
+    assert "--label 10 must be one of the classifier's 10 classes, 0 to 9." in capsys.readouterr().err
+    images = load_images(IMAGES).images[:1]
+    np.savez("far.npz", images=images, labels=[77])
+    assert run([command, PLAIN, "far.npz[0]"]) == 2
+    assert "the label of 'far.npz[0]', 77, must be one of" in capsys.readouterr().err
+
+
 def test_a_survivor_is_no_failure_and_no_number(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["attack", PLAIN, FIRST, "--queries", "3", "-o", "out"]) == 0
     told = capsys.readouterr().out

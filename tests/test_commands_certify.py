@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -18,6 +19,7 @@ from robustest.cli import run
 from robustest.demo import IMAGES, MODELS
 from robustest.images import as_unit
 from tests.bounds.onnx_nets import OnnxWriter
+from tests.models import write_linear_onnx
 
 WORDS = ["certify", str(MODELS["plain"]), str(IMAGES), "--norms", "linf", "--images", "3", "--seconds", "0.2", "-o"]
 
@@ -64,6 +66,55 @@ def test_certify_that_was_stopped_goes_on_and_says_so(
     other = [word if word != "0.2" else "0.3" for word in WORDS]
     assert run([*other, str(out)]) == 0
     assert len(asked) == 8
+
+
+def test_several_certificates_are_rechecked_and_the_worst_is_the_exit_code(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run([*WORDS, str(tmp_path)]) == 0
+    good = sorted(str(path) for path in (tmp_path / "certificates").iterdir())[:2]
+    capsys.readouterr()
+    assert run(["recheck", *good]) == 0
+    assert [line.split(": ")[0] for line in capsys.readouterr().out.splitlines()[::2]] == good
+    wide, torn = tmp_path / "certificates" / "wide.json", tmp_path / "certificates" / "torn.json"
+    content = json.loads(Path(good[0]).read_text())
+    wide.write_text(json.dumps(content | {"claim": content["claim"] | {"radius": 1.0}}))  # too wide for any proof
+    torn.write_text(json.dumps(content | {"claim": content["claim"] | {"norm": "none"}}))
+    assert run(["recheck", good[0], str(wide)]) == 3
+    assert run(["recheck", str(torn), str(wide), good[0]]) == 1
+    told = capsys.readouterr().out
+    assert all(f"{path}: " in told for path in (torn, wide, good[0]))
+    assert run(["recheck", good[0], str(tmp_path / "none.json")]) == 2
+    told, said = capsys.readouterr()
+    assert (told, "none.json' does not exist" in said) == ("", True)  # before any is checked
+    assert run(["recheck"]) == 2
+    assert "name one certificate or more" in capsys.readouterr().err
+
+
+def test_an_audit_with_proofs_says_what_it_guessed_and_left_out_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights = np.array([[1.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 1.0]], np.float32)
+    write_linear_onnx(tmp_path / "m.onnx", weights, np.array([0.1, 0.0], np.float32), shape=("n", 2, 2, 1))
+    for name in ("0/a.png", "0/b.png", "odd.png"):
+        (tmp_path / "images" / name).parent.mkdir(parents=True, exist_ok=True)
+        assert cv2.imwrite(str(tmp_path / "images" / name), np.full((2, 2), 9 + len(name), np.uint8))
+    words = [
+        "audit",
+        str(tmp_path / "m.onnx"),
+        str(tmp_path / "images"),
+        "-o",
+        str(tmp_path / "run"),
+        "--queries",
+        "20",
+    ]
+    assert run([*words, "--certify", "linf", "--certify-seconds", "0.2"]) == 0
+    said = capsys.readouterr().err
+    assert "proven lower" in said
+    assert said.count("guessed of m.onnx") == 1
+    assert said.count("odd.png") == 1
+    entries = json.loads((tmp_path / "run" / "certify.json").read_text())["images"]
+    assert [entry["name"] for entry in entries] == ["0/a.png", "0/b.png"]
 
 
 def test_a_folder_that_cannot_be_made_is_said_before_anything_is_proved(

@@ -43,7 +43,6 @@ def attack(
     from robustest.attack.find import find_adversarials
     from robustest.audit.files import check_writable
     from robustest.classifiers.classifier import check_fit
-    from robustest.images import check_labels
 
     settings = attack.settings()
     picture = read_picture(image)
@@ -51,7 +50,6 @@ def attack(
     height, width, channels = picture.image.shape
     check_fit(classifier.info, (height, width, channels))
     known = known_label(picture, image, label, classifier)
-    check_labels([known], 1, classifier.info.classes)
     folder = out or Path()
     check_writable(folder)  # before anything is attacked
     result = find_adversarials(classifier, picture.image[None], [known], settings=settings)[0]

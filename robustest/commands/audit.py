@@ -22,6 +22,7 @@ from robustest.commands.audit_flags import (
     requirements_of,
 )
 from robustest.commands.shared import read_images
+from robustest.images import ImageSet
 
 
 def audit(
@@ -107,13 +108,13 @@ def audit(
                 deliver(load_summary(out), format)
             raise
         if certify is not None:
-            _certify(certify, certify_seconds, model, images, summary.data.count, spec, out)
+            _certify(certify, certify_seconds, model, data.take(range(summary.data.count)), spec, out)
         return deliver(summary.requiring(required), format)
 
 
-def _certify(norms: str, seconds: float, model: str, images: Path, count: int, spec: ModelFlags, out: Path) -> None:
+def _certify(norms: str, seconds: float, model: str, audited: ImageSet, spec: ModelFlags, out: Path) -> None:
     """Have the audited images certified into the run folder, unless they are; what is said goes to standard error."""
-    from robustest.commands.certify import certify
+    from robustest.commands.certify import norms_of, prove
 
     if (out / "certify.json").is_file():
         print(
@@ -122,4 +123,5 @@ def _certify(norms: str, seconds: float, model: str, images: Path, count: int, s
         )
         return
     with redirect_stdout(sys.stderr):
-        certify(model, images, norms=norms, seconds=seconds, number=count, spec=spec, out=out)
+        # Loaded anew, without a device; what was guessed of it was said before the attack.
+        prove(spec.load(model, quiet=True), model, audited, norms_of(norms, seconds), seconds=seconds, out=out)

@@ -18,6 +18,7 @@ from robustest.settings import NORMS, Norm
 
 if TYPE_CHECKING:
     from robustest.classifiers.classifier import Classifier
+    from robustest.images import ImageSet
 
 
 def certify(
@@ -47,23 +48,33 @@ def certify(
         number: how many images, from the first.
         out: folder for certify.json and certificates/, one file a proof that can be rechecked; none if not given.
     """
-    import numpy as np
-
-    from robustest.audit.files import check_writable, storage, writing
-    from robustest.audit.summary import spec_json
-    from robustest.classifiers.classifier import check_fit, classes_of
     from robustest.errors import InvalidSetting
-    from robustest.images import as_unit, check_labels
-    from robustest.results import rounded_down
 
     chosen = norms_of(norms, seconds)
     if number < 1:
         raise InvalidSetting(f"--images must be >= 1; got {number}.")
-    from robustest.bounds.check import checker_of
-
     sample = read_images(images)
-    sample = sample.take(range(min(number, len(sample))))
-    classifier = spec.load(model)
+    prove(spec.load(model), model, sample.take(range(min(number, len(sample)))), chosen, seconds=seconds, out=out)
+    return 0
+
+
+def prove(
+    classifier: Classifier, model: str, sample: ImageSet, norms: list[str], *, seconds: float, out: Path | None
+) -> None:
+    """Print a bracket for each image and norm, and write them and their certificates where there is a folder.
+
+    Args:
+        model: as the user named it. norms: of `norms_of`. seconds: CPU time an image, for all norms together.
+    """
+    import numpy as np
+
+    from robustest.audit.files import check_writable, storage, writing
+    from robustest.audit.summary import spec_json
+    from robustest.bounds.check import checker_of
+    from robustest.classifiers.classifier import check_fit, classes_of
+    from robustest.images import as_unit, check_labels
+    from robustest.results import rounded_down
+
     shape: Any = sample.images.shape[1:]
     check_fit(classifier.info, shape)
     check_labels(sample.labels, len(sample), classifier.info.classes)
@@ -73,7 +84,7 @@ def certify(
     checker = checker_of(classifier, image_shape=shape)
     if out is not None:
         check_writable(out)  # before anything is proved: hours of it are not to end at a folder that cannot be written
-    rows = Rows(None if out is None else out / "rows", classifier.info, chosen, seconds)
+    rows = Rows(None if out is None else out / "rows", classifier.info, norms, seconds)
     print(f"{classifier.info.source}: distance to the nearest misclassified image, [proven lower, re-scored upper]")
     entries = []
     for place, (image, label) in enumerate(zip(unit, sample.labels.tolist(), strict=True)):
@@ -90,7 +101,7 @@ def certify(
             entry["excluded"] = f"the classifier answers {int(predicted[place])}"
             lines.append(f"{name:24} wrong from the start: class {label}, answered {int(predicted[place])}")
         else:
-            brackets = checker.bracket(image, label, norms=cast("list[Norm]", chosen), seconds=seconds)
+            brackets = checker.bracket(image, label, norms=cast("list[Norm]", norms), seconds=seconds)
             entry["brackets"] = {norm: bracket.to_json() for norm, bracket in brackets.items()}
             for norm, bracket in brackets.items():
                 lines.append(f"{name:24} {norm:8} {_words(bracket, bytes_given and norm == 'linf')}")
@@ -130,7 +141,6 @@ def certify(
         print(out / "certify.json")
         if (out / "certificates").is_dir() and (note := _of_recheck(classifier, shape)) is not None:
             print(f"robustest: {note}", file=sys.stderr)
-    return 0
 
 
 def norms_of(norms: str, seconds: float, *, flag: str = "--norms", seconds_flag: str = "--seconds") -> list[str]:
@@ -189,42 +199,55 @@ def _words(bracket: Any, stepped: bool) -> str:
 
 
 def recheck(
-    file: Path,
-    /,
-    *,
+    *files: Path,
     model: Path | None = None,
 ) -> int:
-    """Check a saved certificate by a second program that shares no code with the one that made it.
+    """Check saved certificates by a second program that shares no code with the one that made them.
 
-    Exits with 0 if it is confirmed, 1 if it is broken or about another model, 3 if the second program's bound is not tight enough to say.
+    Exits with 0 if all are confirmed, 1 if one is broken or about another model, else 3: the second program's bound is not tight enough to say of one.
 
     Example: robustest recheck proofs/certificates/000000-l0.json --model signs.onnx
 
     Args:
-        file: certificate, as `robustest certify -o DIR` writes it.
-        model: the model file; the one that DIR/certify.json names if not given.
+        files: certificates, as `robustest certify -o DIR` writes them.
+        model: the model file of all of them; for each the one that its DIR/certify.json names if not given.
     """
     from robustest.bounds.recheck import Finding
     from robustest.bounds.recheck import recheck as check
     from robustest.errors import InvalidSetting
 
-    if not file.is_file():
-        raise InvalidSetting(f"certificate {str(file)!r} does not exist.")
-    if model is None:
-        listed = file.parent.parent / "certify.json"
-        try:
-            model = Path(json.loads(listed.read_text(encoding="utf-8"))["model"]["path"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise InvalidSetting(
-                f"--model is missing, and {str(listed)!r} does not name one. Give the model file."
-            ) from error
-    verdict = check(file, model, nearer=True, tell=_reporter(sys.stderr))
-    if sys.stderr.isatty():
-        print("\r\x1b[2K", end="", file=sys.stderr, flush=True)
-    print(f"{file.name}: {verdict.finding.value}{' ' + verdict.reason if verdict.reason else ''}")
-    lowest = "" if verdict.lowest is None else f", least margin bound {verdict.lowest:.6g}"
-    print(f"{verdict.leaves} part(s) proved again{lowest}, {verdict.seconds:.2f} s")
-    return {Finding.CONFIRMED: 0, Finding.NOT_CONFIRMED: 3}.get(verdict.finding, 1)
+    if not files:
+        raise InvalidSetting(
+            "FILES is missing: name one certificate or more, such as DIR/certificates/000000-linf.json."
+        )
+    for file in files:  # before any is checked, which can take long
+        if not file.is_file():
+            raise InvalidSetting(f"certificate {str(file)!r} does not exist.")
+    models = [model or _model_of(file) for file in files]
+    codes = set()
+    for file, about in zip(files, models, strict=True):
+        verdict = check(file, about, nearer=True, tell=_reporter(sys.stderr))
+        if sys.stderr.isatty():
+            print("\r\x1b[2K", end="", file=sys.stderr, flush=True)
+        named = file.name if len(files) == 1 else file
+        print(f"{named}: {verdict.finding.value}{' ' + verdict.reason if verdict.reason else ''}")
+        lowest = "" if verdict.lowest is None else f", least margin bound {verdict.lowest:.6g}"
+        print(f"{verdict.leaves} part(s) proved again{lowest}, {verdict.seconds:.2f} s", flush=True)
+        codes.add({Finding.CONFIRMED: 0, Finding.NOT_CONFIRMED: 3}.get(verdict.finding, 1))
+    return next(code for code in (1, 3, 0) if code in codes)  # the worst first
+
+
+def _model_of(file: Path) -> Path:
+    """The model file that the certify.json beside a certificate's folder names."""
+    from robustest.errors import InvalidSetting
+
+    listed = file.parent.parent / "certify.json"
+    try:
+        return Path(json.loads(listed.read_text(encoding="utf-8"))["model"]["path"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InvalidSetting(
+            f"--model is missing, and {str(listed)!r} does not name one. Give the model file."
+        ) from error
 
 
 def _reporter(stream: IO[str], *, every: float = 0.5) -> Callable[[int, int, int], None]:

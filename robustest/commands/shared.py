@@ -97,14 +97,24 @@ def known_label(picture: Picture, name: str, label: int | None, classifier: Clas
         name: of the picture, as the user wrote it. label: as given, or None.
 
     Raises:
-        InvalidSetting: neither tells it; the message says what the classifier answers.
+        InvalidSetting: neither tells it; the message says what the classifier answers. Or it is no class of the classifier.
     """
-    known = picture.label if label is None else label
+    known, classes = picture.label if label is None else label, classifier.info.classes
     if known is None:
         answer = answer_of(classifier, picture.image)
         raise InvalidSetting(
             f"--label is missing: the class of {name!r}. The classifier says {picture.class_name(answer)}; if that is right, "
             f"add --label {answer}."
+        )
+    if known < 0 or (classes is not None and known >= classes):
+        what = f"the label of {name!r}, {known}," if label is None else f"--label {label}"
+        number = (
+            "a class number >= 0"
+            if classes is None
+            else f"one of the classifier's {classes} classes, 0 to {classes - 1}"
+        )
+        raise InvalidSetting(
+            f"{what} must be {number}. The classifier says {picture.class_name(answer_of(classifier, picture.image))}."
         )
     return known
 
