@@ -95,7 +95,7 @@ def test_an_audit_with_proofs_says_what_it_guessed_and_left_out_once(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     weights = np.array([[1.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 1.0]], np.float32)
-    write_linear_onnx(tmp_path / "m.onnx", weights, np.array([0.1, 0.0], np.float32), shape=("n", 2, 2, 1))
+    write_linear_onnx(tmp_path / "m.onnx", weights.T, np.array([0.1, 0.0], np.float32), shape=("n", 2, 2, 1))
     for name in ("0/a.png", "0/b.png", "odd.png"):
         (tmp_path / "images" / name).parent.mkdir(parents=True, exist_ok=True)
         assert cv2.imwrite(str(tmp_path / "images" / name), np.full((2, 2), 9 + len(name), np.uint8))
