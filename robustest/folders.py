@@ -13,6 +13,8 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".
 DIGITS = 9  # of a class number
 _OTHERS = (".gif", ".jfif", ".jp2", ".heic", ".heif", ".avif", ".npy")  # images too, that are not read
 _SYSTEMS = ("__MACOSX", "__pycache__")  # folders that archives and programs leave
+_RUNS = ("plan.json", "result.json", "certify.json", "comparison.json")  # one of them lies in every folder of a run
+_MARK, _HEAD = b'"format": "robustest', 64  # what these files begin with
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,12 +23,14 @@ class Listing:
 
     files: the pictures. labels: the class of each. class_names: where classes have names; empty where they have numbers.
     left_out: images that lie there without a class or in a format that is not read, as paths in the folder.
+    runs: folders there that hold a run of ours, as paths in the folder; what is in them is in neither list.
     """
 
     files: tuple[Path, ...]
     labels: tuple[int, ...]
     class_names: tuple[str, ...]
     left_out: tuple[str, ...]
+    runs: tuple[str, ...]
 
 
 def list_folder(where: Path) -> Listing:
@@ -40,12 +44,37 @@ def list_folder(where: Path) -> Listing:
     table = where / "labels.csv"
     files, labels, class_names = _listed(where, table) if table.is_file() else _by_subfolder(where)
     taken = set(files)
-    others = sorted(
-        str(path.relative_to(where))
-        for path in where.rglob("*")
-        if path.suffix.lower() in SUFFIXES + _OTHERS and path not in taken and not _hidden(path, where)
-    )
-    return Listing(tuple(files), tuple(labels), class_names, tuple(others))
+    others: list[str] = []
+    runs: list[str] = []
+    for name, subfolders, inside in os.walk(where):
+        folder = Path(name)
+        if folder != where and _hidden(folder, where):
+            subfolders.clear()
+        elif folder != where and _holds_run(folder):
+            subfolders.clear()
+            runs.append(str(folder.relative_to(where)))
+        else:
+            paths = [folder / file for file in inside]
+            others += [
+                str(path.relative_to(where))
+                for path in paths
+                if path.suffix.lower() in SUFFIXES + _OTHERS and path not in taken and not _hidden(path, where)
+            ]
+    return Listing(tuple(files), tuple(labels), class_names, tuple(sorted(others)), tuple(sorted(runs)))
+
+
+def _holds_run(folder: Path) -> bool:
+    """True for a folder that an audit, its evidence, proofs or a comparison were written to, and that holds no picture itself,
+    as a class folder would: it is no class, and its pictures are no images of the set."""
+    for name in _RUNS:
+        try:
+            with (folder / name).open("rb") as handle:
+                ours = _MARK in handle.read(_HEAD)
+        except OSError:  # there is none, or nobody may read it
+            continue
+        if ours:
+            return not any(entry.suffix.lower() in SUFFIXES for entry in folder.iterdir())
+    return False
 
 
 def _hidden(path: Path, root: Path) -> bool:
@@ -55,7 +84,9 @@ def _hidden(path: Path, root: Path) -> bool:
 
 
 def _by_subfolder(where: Path) -> tuple[list[Path], list[int], tuple[str, ...]]:
-    folders = sorted((entry for entry in where.iterdir() if entry.is_dir() and not _hidden(entry, where)), key=_order)
+    folders = sorted(
+        (e for e in where.iterdir() if e.is_dir() and not _hidden(e, where) and not _holds_run(e)), key=_order
+    )
     loose = sorted(entry for entry in where.iterdir() if entry.suffix.lower() in SUFFIXES and not _hidden(entry, where))
     if loose and not folders:
         raise InvalidImage(

@@ -42,6 +42,7 @@ class ImageSet:
     class_names: name of each class, or empty where not known.
     source: where they came from, for reports.
     left_out: names of pictures that lie there and are not in the set, because nothing says their class.
+    runs: names of folders that lie there and were not looked into, because they hold what we wrote about a run.
     """
 
     images: Pixels
@@ -50,6 +51,7 @@ class ImageSet:
     class_names: tuple[str, ...] = ()
     source: str = "arrays"
     left_out: tuple[str, ...] = ()
+    runs: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.images)
@@ -334,6 +336,7 @@ def _from_folder(where: Path) -> ImageSet:
         class_names=listing.class_names,
         source=where.name,
         left_out=listing.left_out,
+        runs=listing.runs,
     )
 
 

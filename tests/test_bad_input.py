@@ -228,7 +228,7 @@ MISTAKES: dict[str, tuple[Callable[[], object], list[str], int, list[str]]] = {
         lambda: None,
         ["attack", "m.onnx", "i.npz[0]", "--label", "3"],
         2,
-        ["below 3"],
+        ["--label 3", "3 classes, 0 to 2"],
     ),
     "saliency of nothing": (lambda: None, ["saliency", "x.png"], 2, ["'x.png'", "does not exist"]),
     "saliency without a uniform part": (lambda: None, ["saliency", "i.npz[0]", "--uniform-part", "0"], 2, ["(0, 1]"]),

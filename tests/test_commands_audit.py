@@ -147,6 +147,25 @@ def test_pictures_left_out_are_counted_and_named(
     assert "12.png and 7 more" in said
 
 
+def test_a_run_inside_the_folder_of_images_is_said_once_and_shown_again_by_the_same_command(
+    linear: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images, data = images_for(linear, 6), tmp_path / "set"
+    for place, (image, label) in enumerate(zip(images.images, images.labels.tolist(), strict=True)):
+        (data / str(label)).mkdir(parents=True, exist_ok=True)
+        assert cv2.imwrite(str(data / str(label) / f"{place}.png"), image)
+    words = ["audit", NAME, str(data), "-o", str(data / "run"), "--queries", "40"]
+    assert run(words) == 0
+    assert "looked into" not in capsys.readouterr().err
+    result = (data / "run" / "result.json").read_bytes()
+    assert list((data / "run" / "adversarial").glob("*.png"))
+    assert run(words) == 0
+    said = capsys.readouterr().err
+    assert said.count("not looked into for images, because robustest wrote there: run in ") == 1
+    assert "left out" not in said
+    assert (data / "run" / "result.json").read_bytes() == result
+
+
 def test_a_single_shard_is_said_as_one(
     data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

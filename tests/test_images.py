@@ -173,6 +173,20 @@ def test_what_archives_leave_is_no_class_and_no_picture(tmp_path: Path) -> None:
     assert found.left_out == ("2/deeper/b.png",)
 
 
+def test_what_was_written_about_a_run_is_no_class_and_no_picture(tmp_path: Path) -> None:
+    for name in ("cat/a.png", "dog/b.png", "dog/run/adversarial/c.png", "a-run/adversarial/d.png"):
+        picture(tmp_path / name, np.zeros((3, 3), np.uint8))
+    for name, content in (("a-run", "plan"), ("dog/run", "result")):
+        (tmp_path / name / f"{content}.json").write_text(f'{{\n "format": "robustest/{content}",\n "version": 1\n}}')
+    found = load_images(tmp_path)
+    assert (found.names, found.class_names) == (("cat/a.png", "dog/b.png"), ("cat", "dog"))
+    assert (found.left_out, found.runs) == ((), ("a-run", "dog/run"))
+    (tmp_path / "cat" / "result.json").write_text('{"format": "robustest/result"}')  # a class folder stays one
+    (tmp_path / "cow").mkdir()
+    (tmp_path / "cow" / "result.json").write_text('{"format": "another"}')  # and another's file makes no run
+    assert load_images(tmp_path).class_names == ("cat", "cow", "dog")
+
+
 def test_folders_of_numbers_and_names_are_refused_since_either_reading_shifts_classes(tmp_path: Path) -> None:
     for name in ("0", "1", "notes"):
         picture(tmp_path / name / "a.png", np.zeros((3, 3), np.uint8))

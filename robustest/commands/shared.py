@@ -41,14 +41,23 @@ def read_images(path: Path) -> ImageSet:
     """The images that a user named; what of a folder is left out is said on standard error."""
     images = load_images(path)
     if images.left_out:
-        count, names = len(images.left_out), ", ".join(images.left_out[:_NAMED])
-        rest = f" and {count - _NAMED} more" if count > _NAMED else ""
+        count = len(images.left_out)
         print(
             f"robustest: {count} of {count + len(images)} pictures in {path} are left out, because no labels.csv row or class folder "
-            f"names them, or their format is not read: {names}{rest}",
+            f"names them, or their format is not read: {_first(images.left_out)}",
+            file=sys.stderr,
+        )
+    if images.runs:
+        print(
+            f"robustest: not looked into for images, because robustest wrote there: {_first(images.runs)} in {path}",
             file=sys.stderr,
         )
     return images
+
+
+def _first(names: tuple[str, ...]) -> str:
+    rest = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return f"{', '.join(names[:_NAMED])}{rest}"
 
 
 def read_picture(name: str) -> Picture:
