@@ -59,6 +59,30 @@ def test_the_same_seed_gives_the_same_files_and_the_label_may_be_given() -> None
     assert [Path("a", name).read_bytes() for name in files] == [Path("b", name).read_bytes() for name in files]
 
 
+def test_what_another_attack_found_is_neither_lost_nor_left_to_be_taken_for_this_ones(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["attack", PLAIN, FIRST, "-o", "out", "--queries"]
+    assert run([*words, "400"]) == 0
+    before = {path.name: path.read_bytes() for path in Path("out").iterdir()}
+    assert run([*words, "400"]) == 0  # the same attack: the same files
+    with monkeypatch.context() as patch:
+        patch.setattr("robustest.attack.find.find_adversarials", lambda *_, **__: pytest.fail("attacked"))
+        capsys.readouterr()
+        for other in (["3"], ["400", "--seed", "1"], ["400", "--values", "free"], ["400", "--mean", "0.1"]):
+            assert run([*words, *other]) == 2
+            said = capsys.readouterr().err
+            assert "'out' holds images-3-edits.json, images-3-adversarial.png, images-3-pair.png already" in said
+            assert "Choose another folder with -o" in said
+    assert {path.name: path.read_bytes() for path in Path("out").iterdir()} == before
+    assert (
+        run(["attack", PLAIN, f"{IMAGES}[4]", "--queries", "3", "-o", "out"]) == 0
+    )  # of another image there is nothing
+    Path("out/images-3-edits.json").write_text("[]")  # not ours
+    assert run([*words, "400"]) == 2
+    assert Path("out/images-3-edits.json").read_text() == "[]"
+
+
 def test_an_image_that_is_wrong_from_the_start_is_5_and_writes_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     wrong = (int(load_images(IMAGES).labels[3]) + 1) % 10
     assert run(["attack", PLAIN, FIRST, "--label", str(wrong), "-o", "out"]) == 5

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
 from robustest.commands.audit_flags import AS_FOUND, AS_USUAL, AttackFlags, ModelFlags
 from robustest.commands.shared import Picture, known_label, read_picture, side_by_side
 from robustest.results import AttackResult, Verdict
+
+if TYPE_CHECKING:
+    from robustest.classifiers.classifier import Classifier
+    from robustest.settings import AttackSettings
 
 _CODES = {Verdict.FLIPPED: 0, Verdict.SURVIVED: 0, Verdict.UNKNOWN: 4, Verdict.EXCLUDED: 5}
 _MOST_LISTED = 30  # changes printed one by one
@@ -29,7 +34,7 @@ def attack(
 ) -> int:
     """Attack one image and show what flips it.
 
-    Writes the adversarial image as PNG, the changes as JSON, and a picture of both side by side. Exits with 0 when the attack ran, whatever it found; with 5 when the classifier is wrong about the unchanged image.
+    Writes the adversarial image as PNG, the changes as JSON, and a picture of both side by side. A folder that holds what another attack found on the same image is refused. Exits with 0 when the attack ran, whatever it found; with 5 when the classifier is wrong about the unchanged image.
 
     Example: robustest attack signs.onnx stop.png --label 14
 
@@ -52,12 +57,61 @@ def attack(
     known = known_label(picture, image, label, classifier)
     folder = out or Path()
     check_writable(folder)  # before anything is attacked
+    asked = _asked(picture, known, settings, model, classifier)
+    _check_free(folder, picture.name, asked)
     result = find_adversarials(classifier, picture.image[None], [known], settings=settings)[0]
     _tell(picture, result)
     if result.image is not None:
-        for path in _write(picture, result, model, folder):
+        for path in _write(picture, result, asked, folder):
             print(path)
     return _CODES[result.verdict]
+
+
+def _asked(
+    picture: Picture, label: int, settings: AttackSettings, model: str, classifier: Classifier
+) -> dict[str, Any]:
+    """All that a find depends on, as values of JSON."""
+    from robustest import __version__
+    from robustest.audit.summary import spec_json
+    from robustest.randomness import image_digest
+
+    return {
+        "robustest": __version__,
+        "model": model,
+        "model_sha256": classifier.info.digest,
+        "spec": spec_json(classifier.info.spec),
+        "image": picture.name,
+        "image_sha256": image_digest(picture.image),
+        "label": label,
+        "settings": asdict(settings),
+    }
+
+
+def _files(folder: Path, name: str) -> list[Path]:
+    return [folder / f"{name}-{what}" for what in ("edits.json", "adversarial.png", "pair.png")]
+
+
+def _check_free(folder: Path, name: str, asked: dict[str, Any]) -> None:
+    """Check that no other attack's find would be lost, or be taken for that of this attack where it finds nothing.
+
+    Raises:
+        RunConflict: files of these names are there, and not from the same attack on a model of the same digest.
+    """
+    from robustest.errors import RunConflict
+
+    there = [path for path in _files(folder, name) if path.exists()]
+    if not there:
+        return
+    try:
+        earlier = json.loads(_files(folder, name)[0].read_text(encoding="utf-8"))
+        same = asked["model_sha256"] is not None and {key: earlier.get(key) for key in asked} == asked
+    except (OSError, ValueError, AttributeError, RecursionError):
+        same = False  # not written by us
+    if not same:
+        raise RunConflict(
+            f"the folder {str(folder)!r} holds {', '.join(path.name for path in there)} already, from another attack than this one. "
+            "Choose another folder with -o, or move them away."
+        )
 
 
 def _tell(picture: Picture, result: AttackResult) -> None:
@@ -104,9 +158,8 @@ def _changes(picture: Picture, result: AttackResult) -> list[dict[str, Any]]:
     ]
 
 
-def _write(picture: Picture, result: AttackResult, model: str, folder: Path) -> list[Path]:
-    """The adversarial image, the changes, and both images side by side."""
-    from robustest import __version__
+def _write(picture: Picture, result: AttackResult, asked: dict[str, Any], folder: Path) -> list[Path]:
+    """The changes, the adversarial image, and both images side by side."""
     from robustest.randomness import image_digest
     from robustest.report.files import write_bytes, write_text
     from robustest.report.pictures import eight_bits
@@ -116,12 +169,8 @@ def _write(picture: Picture, result: AttackResult, model: str, folder: Path) -> 
     content = {
         "format": "robustest/attack",
         "version": 1,
-        "robustest": __version__,
-        "model": model,
-        "image": picture.name,
-        "image_sha256": image_digest(picture.image),
+        **asked,
         "adversarial_sha256": image_digest(result.image),
-        "label": result.label,
         "predicted": result.predicted,
         "target": result.target,
         "attack": result.attack,
@@ -138,8 +187,9 @@ def _write(picture: Picture, result: AttackResult, model: str, folder: Path) -> 
     shown = [eight_bits(picture.image), eight_bits(result.image)]
     scale = max(1, 320 // max(picture.image.shape[:2]))
     both = side_by_side(*(one.repeat(scale, axis=0).repeat(scale, axis=1) for one in shown))
+    edits, adversarial, pair = _files(folder, picture.name)
     return [
-        write_bytes(folder / f"{picture.name}-adversarial.png", png_of(shown[1])),
-        write_text(folder / f"{picture.name}-edits.json", json.dumps(content, indent=1, allow_nan=False) + "\n"),
-        write_bytes(folder / f"{picture.name}-pair.png", png_of(both)),
+        write_text(edits, json.dumps(content, indent=1, allow_nan=False) + "\n"),  # first: it says whose the others are
+        write_bytes(adversarial, png_of(shown[1])),
+        write_bytes(pair, png_of(both)),
     ]
