@@ -233,7 +233,7 @@ class AttackResult:
         `AttackSettings.minimal` asks for that.
     remembered: images asked for again and answered from memory. checks: images scored to re-check the answer.
     gradients: backward passes, 0 for a black-box attack.
-    margin: the lowest margin seen, < 0 if flipped.
+    margin: the lowest margin of all images scored, < 0 if flipped; seldom that of `image`, which is the nearest flip.
     curve: (queries, distance in the norm attacked) at every improvement, rising in queries.
     seconds: time in this image's own search; not part of what is compared or repeated bit for bit.
     """
