@@ -85,13 +85,14 @@ def _enough(values: Floats, wanted: int, never: np.float32) -> np.float32:
         row = values[first : first + parts]
         for place in range(len(row)):
             highest[place] = max(highest[place], row[place])
+    higher = np.zeros(parts, np.int32)  # how many are higher than each; of one against all, in a row
+    for place in range(parts):
+        for other in range(parts):
+            higher[other] += np.int32(highest[place] > highest[other])
     least: np.float32 = highest[0]
     found = False
     for place in range(parts):
-        higher = 0
-        for other in range(parts):
-            higher += highest[other] > highest[place]
-        if higher < wanted and (not found or highest[place] < least):
+        if higher[place] < wanted and (not found or highest[place] < least):
             least, found = highest[place], True
     return least
 

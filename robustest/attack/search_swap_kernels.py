@@ -32,22 +32,18 @@ def put_near(
     row: int,
     cells: Ints,
     colours: Ints,
-    drawn: Ints,
 ) -> None:
     """Write the best edit near a cell, of a draw of its neighbours, to `cells[row]` and `colours[row]`; nothing if none was drawn.
 
-    highest: (cells,) the best of `scores` (V, cells). drawn: (K + 1,) is written to.
+    highest: (cells,) the best of `scores` (V, cells).
     """
-    some = 0
+    best, found = limits[2], -1
     for step in range(len(around)):
         # No branch: which way it goes is drawn, and a wrong guess takes longer than all else here.
-        drawn[some] = anchor + around[step]
-        some += draws.small_unit(words, rest) < limits[0]
-    best, found = limits[2], -1
-    for place in range(some):
-        cell = drawn[place]
-        if highest[np.uint64(cell)] > best:
-            best, found = highest[np.uint64(cell)], cell
+        cell = anchor + around[step]
+        score = highest[np.uint64(cell)]
+        better = (draws.small_unit(words, rest) < limits[0]) & (score > best)
+        best, found = score if better else best, cell if better else found
     if found >= 0:
         colour = 0
         for kind in range(1, scores.shape[0]):
@@ -104,11 +100,10 @@ def draw_swaps(
         anchors[row] = draws.below(words, rest, size)
         if kind[row] < moving:
             places[row] = anchors[row]
-    drawn = np.empty(len(around) + 1, np.int64)
     for row in range(count):
         if kind[row] < joining:
             anchor = state_cells[anchors[row]]
-            put_near(words, rest, scores, highest, anchor, around, limits, row, added_cells, added_colours, drawn)
+            put_near(words, rest, scores, highest, anchor, around, limits, row, added_cells, added_colours)
     if len(own) > 2:
         again = np.empty(count, np.int64)
         some = 0

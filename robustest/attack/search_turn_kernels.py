@@ -322,10 +322,9 @@ def climbs(
     anchors = np.empty(beside, np.int64)
     for row in range(beside):
         anchors[row] = state_cells[draws.below(words, rest, size)]
-    drawn = np.empty(len(around) + 1, np.int64)
     for row in range(beside):
         search_swap_kernels.put_near(
-            words, rest, scores, highest, anchors[row], around, limits, ones - beside + row, cells, colours, drawn
+            words, rest, scores, highest, anchors[row], around, limits, ones - beside + row, cells, colours
         )
     offsets = np.empty(ones + several + 1, np.int64)
     offsets[0] = 0

@@ -19,7 +19,7 @@ from robustest.results import Edits
 
 _LARGEST = 512
 _MEMORY = 256 << 20  # bytes of one batch of input images
-_CALL = 8e-5  # seconds that a call costs besides the model's own: drawing, splitting answers, and what lies in no cache any more
+_CALL = 1.2e-4  # seconds that a call costs besides the model's own: drawing, splitting answers, and what lies in no cache any more
 _GAIN = 0.97  # a larger batch must be as much faster
 _SHORT = 0.03  # seconds: a call as long as this is not made larger where that was no gain
 _WHILE = 0.01  # seconds that each size is measured for
